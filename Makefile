@@ -1,0 +1,40 @@
+# Two commands: `make demo` and `make test`. Both install what they need into .venv, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test slow install lint format clean
+
+demo: install
+	$(BIN)/edgekit demo
+
+test: install lint
+	$(BIN)/python -m pytest -q
+
+slow: install  # the real model; the network is needed the first time
+	$(BIN)/python -m pytest -q -m "model"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt pip
+	@echo "Installing. llama-cpp-python is compiled here the first time: about six minutes on two cores."
+	$(PIP) install --constraint constraints.txt --editable '.[convert,chat]' --group dev
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Checkpoint to artifact: read, quantise, export. Never imports runtimes or tui."""

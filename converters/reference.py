@@ -1,0 +1,245 @@
+"""Reference: what the checkpoint itself, in float32 torch, answers on a measuring text.
+
+The logits are kept compactly and cached, so that ten artifacts of one checkpoint cost one pass
+of torch. The text is a list of passages, each of a kind (prose, code, ...); it knows nothing of
+artifacts or engines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.checkpoint import Checkpoint
+from converters.divergence import CompactRows, compact, compare, join
+from edgekit.errors import InputError
+from edgekit.extras import need
+from edgekit.files import write_atomically
+from edgekit.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+WINDOW_TOKENS = 512
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text of one kind.
+
+    `special` says whether special tokens in it are meant as such. One that is not `measured`
+    only proves token parity.
+    """
+
+    kind: str
+    text: str
+    special: bool = False
+    measured: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive tokens of one passage, fed to the model from an empty context."""
+
+    kind: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The checkpoint's side of a comparison.
+
+    `passages` with their `passage_ids` prove token parity; `windows` with `rows` (all positions
+    but the last of each window, in order) measure divergence. `noise_floor` is the divergence,
+    in nats per position, of the checkpoint against itself through the same path.
+    """
+
+    passages: tuple[Passage, ...]
+    passage_ids: tuple[tuple[int, ...], ...]
+    windows: tuple[Window, ...]
+    rows: CompactRows
+    noise_floor: float
+
+
+def measure_reference(
+    checkpoint: Checkpoint,
+    passages: Sequence[Passage],
+    cache_folder: Path,
+    progress: Progress,
+) -> Reference:
+    """Return the reference of `checkpoint` on `passages`; from `cache_folder` where it is known.
+
+    Needs torch and transformers unless it is cached. Raises InputError if a passage cannot be
+    tokenized or the texts are too short to measure anything.
+    """
+    tokenizer = _tokenizer(checkpoint)
+    ids = tuple(tuple(_encode(tokenizer, passage)) for passage in passages)
+    windows = tuple(_windows(passages, ids, _window_length(checkpoint)))
+    if not windows:
+        raise InputError("the text is shorter than two tokens", hint="give a longer text")
+    file = cache_folder / f"{_key(checkpoint, windows)}.npz"
+    found = _load(file)
+    if found is None:
+        found = _run(checkpoint, windows, progress)
+        _save(file, *found)
+    rows, noise_floor = found
+    return Reference(tuple(passages), ids, windows, rows, noise_floor)
+
+
+def targets(window: Window) -> NDArray[np.int32]:
+    """Return the token that follows each position but the last: int32, [length - 1]."""
+    return np.array(window.token_ids[1:], dtype=np.int32)
+
+
+def render_dialogues(
+    checkpoint: Checkpoint, dialogues: Sequence[Sequence[dict[str, str]]], *, prompt: bool
+) -> list[str]:
+    """Return each list of messages as the checkpoint's own chat template writes it.
+
+    With `prompt`, the text ends where the assistant's answer would begin. transformers renders,
+    so that the runtime's own renderer has something to be checked against.
+    """
+    transformers = need("transformers", "convert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+    return [
+        str(tokenizer.apply_chat_template(d, tokenize=False, add_generation_prompt=prompt))
+        for d in dialogues
+    ]
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    tokenizers = need("tokenizers", "convert")
+    file = checkpoint.path / "tokenizer.json"
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{file} is not a tokenizer: {error}") from error
+
+
+def _encode(tokenizer: Any, passage: Passage) -> list[int]:
+    tokenizer.encode_special_tokens = not passage.special
+    return list(tokenizer.encode(passage.text, add_special_tokens=False).ids)
+
+
+def _window_length(checkpoint: Checkpoint) -> int:
+    context = checkpoint.config.get("max_position_embeddings", WINDOW_TOKENS)
+    return min(WINDOW_TOKENS, int(context))
+
+
+def _windows(
+    passages: Sequence[Passage], ids: Sequence[Sequence[int]], length: int
+) -> Iterator[Window]:
+    """Cut the tokens of each kind, joined, into windows of at most `length`."""
+    kinds: dict[str, list[int]] = {}
+    for passage, passage_ids in zip(passages, ids, strict=True):
+        if passage.measured:
+            kinds.setdefault(passage.kind, []).extend(passage_ids)
+    for kind, kind_ids in kinds.items():
+        for first in range(0, len(kind_ids), length):
+            piece = kind_ids[first : first + length]
+            if len(piece) > 1:
+                yield Window(kind, tuple(piece))
+
+
+def _key(checkpoint: Checkpoint, windows: Sequence[Window]) -> str:
+    text = json.dumps([CACHE_VERSION, checkpoint.digest(), [w.token_ids for w in windows]])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _run(
+    checkpoint: Checkpoint, windows: Sequence[Window], progress: Progress
+) -> tuple[CompactRows, float]:
+    model = _load_model(checkpoint)
+    parts: list[CompactRows] = []
+    noise: list[NDArray[np.float64]] = []
+    seen: set[str] = set()
+    total = sum(len(window.token_ids) for window in windows)
+    with progress.task("running the checkpoint in float32", total, unit="tokens") as advance:
+        for window in windows:
+            logits = _logits(model, window.token_ids)
+            parts.append(compact(logits, targets(window)))
+            if window.kind not in seen:  # one window of each kind tells the floor
+                seen.add(window.kind)
+                again = _logits_in_two_steps(model, window.token_ids)
+                noise.append(compare(parts[-1], again, targets(window)).divergence)
+            advance(len(window.token_ids))
+    return join(parts), float(np.concatenate(noise).mean())
+
+
+def _load_model(checkpoint: Checkpoint) -> Any:
+    torch = need("torch", "convert")
+    transformers = need("transformers", "convert")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"transformers cannot load {checkpoint.path}: {error}") from error
+    return model.eval()
+
+
+def _logits(model: Any, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the logits of all positions but the last: [length - 1, vocabulary]."""
+    import torch
+
+    with torch.inference_mode():
+        output = model(torch.tensor([token_ids]), use_cache=False).logits[0, :-1]
+    return _to_numpy(output)
+
+
+def _logits_in_two_steps(model: Any, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the same logits by another order of sums: half the tokens, then the rest."""
+    import torch
+
+    half = len(token_ids) // 2
+    with torch.inference_mode():
+        first = model(torch.tensor([token_ids[:half]]), use_cache=True)
+        rest = model(torch.tensor([token_ids[half:]]), past_key_values=first.past_key_values)
+        output = torch.cat([first.logits[0], rest.logits[0]])[:-1]
+    return _to_numpy(output)
+
+
+def _to_numpy(logits: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = logits.numpy()
+    return array
+
+
+def _load(file: Path) -> tuple[CompactRows, float] | None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            rows = CompactRows(
+                offsets=arrays["offsets"],
+                token_ids=arrays["token_ids"],
+                log_probabilities=arrays["log_probabilities"],
+                target_log_probabilities=arrays["target_log_probabilities"],
+            )
+            return rows, float(arrays["noise_floor"])
+    except (OSError, ValueError, KeyError, EOFError):
+        return None  # absent or damaged: it is only a cache
+
+
+def _save(file: Path, rows: CompactRows, noise_floor: float) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        offsets=rows.offsets,
+        token_ids=rows.token_ids,
+        log_probabilities=rows.log_probabilities,
+        target_log_probabilities=rows.target_log_probabilities,
+        noise_floor=np.float64(noise_floor),
+    )
+    write_atomically(file, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Facts about machines: profiles in TOML and what can be detected here."""

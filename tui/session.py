@@ -1,0 +1,110 @@
+"""The model behind the screen: opens it, asks it, stops it, closes it, all in threads.
+
+Reports by typed messages. Knows no widget; the app decides what a report looks like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from textual.message import Message as TextualMessage
+
+from edgekit.errors import EdgekitError
+from tui.answering import Answering, Outcome
+from tui.messages import AnswerEnded, AnswerGrew, ModelFailed, ModelLoaded
+from tui.timing import Clock
+
+if TYPE_CHECKING:
+    from runtimes.base import Message, Runtime, Sampling
+
+# Fifteen updates a second read as continuous, and leave the interface most of its time for keys.
+REPORT_EVERY_S = 1 / 15
+
+
+class Session:
+    """At most one runtime and at most one answer at a time.
+
+    `post` must be safe to call from any thread (Textual's `post_message` is). Everything else
+    is called from the interface's thread, which also hands the reports back to `loaded`,
+    `failed` and `ended`.
+    """
+
+    def __init__(
+        self,
+        open_runtime: Callable[[], Runtime],
+        post: Callable[[TextualMessage], object],
+        clock: Clock,
+    ) -> None:
+        self._open_runtime = open_runtime
+        self._post = post
+        self._clock = clock
+        self._answering: Answering | None = None
+        self._closed = threading.Event()
+        self.runtime: Runtime | None = None
+        self.loading = False
+
+    @property
+    def answering(self) -> bool:
+        """Return whether an answer is being written, or stopped but not yet ended."""
+        return self._answering is not None
+
+    def load(self) -> None:
+        """Open the runtime in a thread: ModelLoaded or ModelFailed follows."""
+        if not self.loading and self.runtime is None:
+            self.loading = True
+            threading.Thread(target=self._load, name="loading", daemon=True).start()
+
+    def _load(self) -> None:
+        try:
+            runtime = self._open_runtime()
+        except Exception as error:
+            self._post(ModelFailed(error))
+            return
+        if self._closed.is_set():
+            runtime.close()
+        else:
+            self._post(ModelLoaded(runtime))
+
+    def loaded(self, runtime: Runtime) -> None:
+        """Take over what ModelLoaded brought."""
+        self.runtime, self.loading = runtime, False
+
+    def failed(self) -> None:
+        """Note ModelFailed; `load` may be called again."""
+        self.loading = False
+
+    def ask(self, messages: Sequence[Message], sampling: Sampling) -> None:
+        """Start an answer: AnswerGrew, any number of times, then AnswerEnded follow."""
+        if self.runtime is None or self._answering is not None:
+            raise RuntimeError("asked while the model is loading or answering")
+        self._answering = Answering(
+            self.runtime,
+            messages,
+            sampling,
+            on_text=lambda text, timing: self._post(AnswerGrew(text, timing)) and None,
+            on_end=lambda outcome: self._post(AnswerEnded(outcome)) and None,
+            clock=self._clock,
+            report_every_s=REPORT_EVERY_S,
+        )
+        self._answering.start()
+
+    def stop(self) -> None:
+        """Stop the answer, if there is one. Returns at once; AnswerEnded follows."""
+        if self._answering is not None:
+            self._answering.stop()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note AnswerEnded."""
+        self._answering = None
+
+    def close(self) -> None:
+        """Stop and free the model. Safe to call twice, and while it is still loading."""
+        self._closed.set()
+        self.stop()
+        if self.runtime is not None:
+            with contextlib.suppress(EdgekitError):
+                self.runtime.close()
+            self.runtime = None
