@@ -232,8 +232,8 @@ class _Parser:
         seen = set()
         for index in range(count):
             key = self.string(f"metadata key {index + 1} of {count}", MAX_KEY_BYTES)
-            if key in seen:
-                raise self.broken(f"the metadata key {key!r:.80} appears twice")
+            if not key or key in seen:
+                raise self.broken(f"the metadata key {key!r:.80} is empty or appears twice")
             seen.add(key)
             yield key, self.value(f"the value of {key!r:.80}")
 
@@ -364,16 +364,33 @@ def _check_blocks(header: GgufHeader) -> None:
 
 
 def _check_vocabulary(header: GgufHeader) -> None:
-    """Refuse vocabulary arrays of different lengths, and special tokens outside of it."""
+    """Refuse what makes llama.cpp abort or read out of bounds.
+
+    That is: vocabulary arrays of different lengths, a token that appears twice, and a special
+    token outside of the vocabulary.
+    """
     if "tokenizer.ggml.tokens" not in header.metadata:
         return
-    size = len(header.get_list("tokenizer.ggml.tokens", str))
-    for name, kind in (("scores", float), ("token_type", int)):
-        key = f"tokenizer.ggml.{name}"
-        if key in header.metadata and (found := len(header.get_list(key, kind))) != size:
-            raise _broken(header.path, f"{key} has {found} entries for {size} tokens")
+    tokens = header.get_list("tokenizer.ggml.tokens", str)
+    for key in ("tokenizer.ggml.scores", "tokenizer.ggml.token_type"):
+        entries = header.metadata.get(key)
+        if entries is not None and (not isinstance(entries, list) or len(entries) != len(tokens)):
+            found = len(entries) if isinstance(entries, list) else "no"
+            raise _broken(header.path, f"{key} has {found} entries for {len(tokens)} tokens")
+    if len(set(tokens)) != len(tokens):
+        _refuse_repeated(header, tokens)
     for key in header.metadata:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
             token_id = header.get(key, int)
-            if not 0 <= token_id < size:
-                raise _broken(header.path, f"{key} is {token_id}, the vocabulary has {size} tokens")
+            if not 0 <= token_id < len(tokens):
+                raise _broken(
+                    header.path, f"{key} is {token_id}, the vocabulary has {len(tokens)} tokens"
+                )
+
+
+def _refuse_repeated(header: GgufHeader, tokens: list[str]) -> None:
+    first_ids: dict[str, int] = {}
+    for token_id, token in enumerate(tokens):
+        first = first_ids.setdefault(token, token_id)
+        if token and first != token_id:  # llama.cpp gives empty tokens a name of their own
+            raise _broken(header.path, f"token {token!r:.60} has the ids {first} and {token_id}")

@@ -55,5 +55,6 @@ TENSOR_TYPES: dict[int, TensorType] = {
         39: ("MXFP4", 32, 17),
         40: ("NVFP4", 64, 36),
         41: ("Q1_0", 128, 18),
+        42: ("Q2_0", 64, 18),
     }.items()
 }

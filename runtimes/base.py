@@ -34,6 +34,7 @@ class Sampling:
     greedy. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch a step off. The
     penalty (Keskar et al. 2019, CTRL) looks at the last `repetition_window` tokens. `seed` None
     draws a fresh one. `stop` are texts that end the answer and are not part of it.
+    `ignore_stop_tokens` goes on after the model's own end of answer: for measuring speed.
     """
 
     max_tokens: int = 512
@@ -45,6 +46,7 @@ class Sampling:
     repetition_window: int = 64
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_stop_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class Runtime(Protocol):
     @property
     def threads(self) -> int:
         """Return the number of threads that the engine computes with."""
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """Return the largest resident memory so far of the process that holds the model."""
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Chunk]:
         """Answer `messages`, rendered by the artifact's chat template, piece by piece.

@@ -17,7 +17,7 @@ from tui.conversation import Ending
 from tui.timing import Clock, Stopwatch, Timing
 
 if TYPE_CHECKING:
-    from runtimes.base import Chunk, Message, Runtime, Sampling
+    from runtimes.base import Chunk, Finish, Message, Runtime, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,9 @@ class Outcome:
 class Answering:
     """Asks `runtime` once. `start` it; `stop` may be called from any thread, at any time.
 
-    `on_text(text, timing)` gets the pieces, joined so that it is called at most once in
-    `report_every_s` seconds; `on_end(outcome)` is called once, last. Both run in the thread.
+    `on_text(text, timing)` gets what was written, at once when it is the first for
+    `report_every_s` seconds, else joined with what came meanwhile. `on_end(outcome)` is called
+    once, last. Both are called from one thread of this object.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Answering:
         messages: Sequence[Message],
         sampling: Sampling,
         *,
-        on_text: Callable[[str, Timing], None],
-        on_end: Callable[[Outcome], None],
+        on_text: Callable[[str, Timing], object],
+        on_end: Callable[[Outcome], object],
         clock: Clock,
         report_every_s: float = 0.0,
     ) -> None:
@@ -53,14 +54,19 @@ class Answering:
         self._on_text = on_text
         self._on_end = on_end
         self._report_every_s = report_every_s
-        self._clock = clock
         self._stopwatch = Stopwatch(clock)
         self._chunks: Iterator[Chunk] | None = None
         self._stopped = threading.Event()
+        self._ended = threading.Event()
+        self._news = threading.Condition()  # guards the three below
+        self._unreported = ""
+        self._timing = Timing()
+        self._outcome: Outcome | None = None
 
     def start(self) -> None:
-        """Begin in a new thread. A daemon: quitting never waits for a model to be polite."""
+        """Begin, in two daemon threads: quitting never waits for a model to be polite."""
         threading.Thread(target=self._run, name="answering", daemon=True).start()
+        threading.Thread(target=self._report, name="reporting", daemon=True).start()
 
     def stop(self) -> None:
         """Ask the runtime to stop, and return at once; `on_end` follows."""
@@ -72,38 +78,53 @@ class Answering:
             threading.Thread(target=_close, args=(chunks,), name="stopping", daemon=True).start()
 
     def _run(self) -> None:
+        ending: Ending | None = None
+        failure: Exception | None = None
         try:
             ending = self._read()
         except EdgekitError as error:
             if self._stopped.is_set():  # a runtime may have to kill its worker in order to stop
-                outcome = Outcome(self._stopwatch.read(), "stopped")
+                ending = "stopped"
             else:
-                outcome = Outcome(self._stopwatch.read(), error=error)
+                failure = error
         except Exception as error:
-            outcome = Outcome(self._stopwatch.read(), error=error)
-        else:
-            outcome = Outcome(self._stopwatch.read(), ending)
-        self._on_end(outcome)
+            failure = error
+        with self._news:
+            self._outcome = Outcome(self._stopwatch.read(), ending, failure)
+            self._ended.set()
+            self._news.notify()
 
     def _read(self) -> Ending:
-        self._chunks = self._runtime.generate(self._messages, self._sampling)
-        pending, reported = "", float("-inf")
-        ending: Ending | None = None
+        chunks = self._chunks = self._runtime.generate(self._messages, self._sampling)
+        finish: Finish | None = None
         try:
-            for chunk in self._chunks:
-                now = self._stopwatch.note(chunk)
+            if self._stopped.is_set():  # before there was anything for `stop` to close
+                return "stopped"
+            for chunk in chunks:
                 if self._stopped.is_set():
-                    break
-                pending += clean(chunk.text)
-                ending = chunk.finish or ending
-                if pending and now - reported >= self._report_every_s:
-                    self._on_text(pending, self._stopwatch.read())
-                    pending, reported = "", now
+                    return "stopped"
+                finish = chunk.finish
+                self._stopwatch.note(chunk)
+                with self._news:
+                    self._unreported += clean(chunk.text)
+                    self._timing = self._stopwatch.read()
+                    self._news.notify()
         finally:
-            _close(self._chunks)
-            if pending:
-                self._on_text(pending, self._stopwatch.read())
-        return ending or "stopped"
+            _close(chunks)
+        return finish or "stopped"
+
+    def _report(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._unreported or self._outcome)
+                text, self._unreported = self._unreported, ""
+                timing, outcome = self._timing, self._outcome
+            if text:
+                self._on_text(text, timing)
+            if outcome is not None:
+                self._on_end(outcome)
+                return
+            self._ended.wait(self._report_every_s)
 
 
 def _close(chunks: Iterator[Chunk]) -> None:

@@ -7,7 +7,7 @@ escape character through to the terminal (only five of the control codes are rem
 
 from __future__ import annotations
 
-_CONTROLS = [*range(0x00, 0x20), *range(0x7F, 0xA0)]
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 _BIDI_OVERRIDES = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _SURROGATES = range(0xD800, 0xE000)
 

@@ -5,11 +5,11 @@ Plain data. Knows nothing of widgets, threads or engines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from runtimes.base import Message
+    from runtimes.base import Message, Sampling
 
 Ending = Literal["stop", "length", "context", "stopped"]
 
@@ -21,6 +21,18 @@ class Answer:
     text: str
     ending: Ending
 
+    def note(self, sampling: Sampling) -> str:
+        """Return what a reader should know of how it ended, or nothing if it ended by itself."""
+        match self.ending:
+            case "stopped":
+                return "stopped"
+            case "length":
+                return f"cut off at the limit of {sampling.max_tokens} tokens"
+            case "context":
+                return "cut off: the context is full"
+            case "stop":
+                return "" if self.text.strip() else "the model answered nothing"
+
 
 @dataclass(slots=True, eq=False)
 class Turn:
@@ -29,6 +41,13 @@ class Turn:
     question: str
     answer: Answer | None = None
     attempts: int = 0
+
+    def next_sampling(self, sampling: Sampling) -> Sampling:
+        """Count an attempt and return how to sample it: a fixed seed moves on by one each time."""
+        self.attempts += 1
+        if sampling.seed is None:
+            return sampling
+        return replace(sampling, seed=sampling.seed + self.attempts - 1)
 
 
 @dataclass(slots=True)

@@ -14,22 +14,25 @@ from textual.widgets import Static
 
 
 class HelpScreen(ModalScreen[None]):
-    """Lists `bindings` that have a key to display and a description. Any of its keys closes it."""
+    """Lists those of `bindings` that have a key to display. Esc, Enter and `?` close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,space,q,f1,question_mark,ctrl+c", "dismiss", "close", priority=True)
     ]
 
-    def __init__(self, bindings: Sequence[Binding]) -> None:
+    def __init__(self, bindings: Sequence[BindingType]) -> None:
         super().__init__()
-        self._bindings = [b for b in bindings if b.key_display and b.description]
+        self._keys = [
+            (binding.key_display, binding.description)
+            for binding in bindings
+            if isinstance(binding, Binding) and binding.key_display
+        ]
 
     def compose(self) -> ComposeResult:
         """Draw one box with a line per key."""
-        width = max(len(b.key_display or "") for b in self._bindings)
+        width = max(len(key) for key, _ in self._keys)
         with Vertical(id="help") as box:
             box.border_title = "Keys"
             box.border_subtitle = "Esc closes"
-            for binding in self._bindings:
-                key = (binding.key_display or "").ljust(width + 2)
-                yield Static(Content.assemble((key, "bold"), binding.description))
+            for key, meaning in self._keys:
+                yield Static(Content.assemble((key.ljust(width + 2), "bold"), meaning))

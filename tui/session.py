@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message as TextualMessage
 
 from edgekit.errors import EdgekitError
-from tui.answering import Answering, Outcome
+from tui.answering import Answering
 from tui.messages import AnswerEnded, AnswerGrew, ModelFailed, ModelLoaded
 from tui.timing import Clock
 
@@ -51,6 +51,10 @@ class Session:
         """Return whether an answer is being written, or stopped but not yet ended."""
         return self._answering is not None
 
+    def _report(self, message: TextualMessage) -> None:
+        with contextlib.suppress(RuntimeError):  # from Textual, if the app has just gone
+            self._post(message)
+
     def load(self) -> None:
         """Open the runtime in a thread: ModelLoaded or ModelFailed follows."""
         if not self.loading and self.runtime is None:
@@ -61,12 +65,12 @@ class Session:
         try:
             runtime = self._open_runtime()
         except Exception as error:
-            self._post(ModelFailed(error))
+            self._report(ModelFailed(error))
             return
         if self._closed.is_set():
             runtime.close()
         else:
-            self._post(ModelLoaded(runtime))
+            self._report(ModelLoaded(runtime))
 
     def loaded(self, runtime: Runtime) -> None:
         """Take over what ModelLoaded brought."""
@@ -84,8 +88,8 @@ class Session:
             self.runtime,
             messages,
             sampling,
-            on_text=lambda text, timing: self._post(AnswerGrew(text, timing)) and None,
-            on_end=lambda outcome: self._post(AnswerEnded(outcome)) and None,
+            on_text=lambda text, timing: self._report(AnswerGrew(text, timing)),
+            on_end=lambda outcome: self._report(AnswerEnded(outcome)),
             clock=self._clock,
             report_every_s=REPORT_EVERY_S,
         )
@@ -96,7 +100,7 @@ class Session:
         if self._answering is not None:
             self._answering.stop()
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self) -> None:
         """Note AnswerEnded."""
         self._answering = None
 

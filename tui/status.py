@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
+from rich.cells import cell_len, chop_cells
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
@@ -12,6 +14,9 @@ from textual.widget import Widget
 from tui.timing import Timing
 
 NEARLY_FULL = 0.85
+SHORTEST_NAME = 12
+GAP = "  "
+SEPARATOR = " · "
 
 
 class State(StrEnum):
@@ -34,7 +39,6 @@ class Status:
     elapsed_s: float | None = None
     timing: Timing = field(default_factory=Timing)
     context_length: int = 0
-    more_below: bool = False
 
     @property
     def nearly_full(self) -> bool:
@@ -45,19 +49,23 @@ class Status:
 def status_line(status: Status, width: int) -> Content:
     """Lay `status` out in `width` cells: state and model to the left, figures to the right.
 
-    What is least needed goes first when the line is narrow: long words, then the model's name,
-    then the speed. The state and the context stay.
+    A narrow line loses long words first, then the middle of the model's name, then the speed. The
+    state and the context stay.
     """
-    left = _state(status)
-    for figures in (_figures(status, short=False), _figures(status, short=True), _context(status)):
-        room = width - len(left) - len(figures) - 2
-        name = _shorten(status.model, room - 2)
-        if name or room >= 0 and figures == _context(status):
+    state, model = _state(status), status.model
+    layouts = (
+        (_figures(status, short=False), cell_len(model)),
+        (_figures(status, short=True), min(cell_len(model), SHORTEST_NAME)),
+        (_context(status), 0),
+    )
+    for figures, least_name in layouts:
+        room = width - cell_len(state) - cell_len(figures) - 2 * len(GAP)
+        if room >= least_name:
             break
-    middle = f"  {name}" if name else ""
-    gap = max(1, width - len(left) - len(middle) - len(figures))
+    name = _shorten(model, room)
+    gap = width - cell_len(state) - len(GAP) - cell_len(name) - cell_len(figures)
     style = "$text-warning bold" if status.nearly_full else ""
-    return Content.assemble((left, "bold"), middle, " " * gap, (figures, style))
+    return Content.assemble((state, "bold"), GAP, name, " " * max(1, gap), (figures, style))
 
 
 def _state(status: Status) -> str:
@@ -67,34 +75,46 @@ def _state(status: Status) -> str:
 
 def _figures(status: Status, *, short: bool) -> str:
     timing, parts = status.timing, []
-    if status.more_below:
-        parts.append("more below: Ctrl+End")
     if timing.first_token_s is not None:
         parts.append(f"{'TTFT' if short else 'first token'} {timing.first_token_s:.2f} s")
     if timing.decode_tokens_per_s is not None:
         parts.append(f"{timing.decode_tokens_per_s:.1f} {'tok/s' if short else 'tokens/s'}")
-    return " · ".join([*parts, _context(status)])
+    return SEPARATOR.join([*parts, _context(status)])
 
 
 def _context(status: Status) -> str:
     if not status.context_length:
         return ""
-    warning = "! " if status.nearly_full else ""
+    warning = "nearly full! " if status.nearly_full else ""
     return f"{warning}context {status.timing.context_tokens} of {status.context_length}"
 
 
 def _shorten(text: str, room: int) -> str:
-    """Return `text` in at most `room` cells, cut at the end, or nothing below eight cells."""
-    if len(text) <= room:
+    """Return `text` in at most `room` cells: whole, without its middle, or not at all.
+
+    A model's name says its family at the start and its quantisation at the end.
+    """
+    if cell_len(text) <= room:
         return text
-    return f"{text[: room - 1]}…" if room >= 8 else ""
+    if room < SHORTEST_NAME:
+        return ""
+    tail = room // 2 - 1
+    return f"{chop_cells(text, room - tail - 1)[0]}…{chop_cells(text[::-1], tail)[0][::-1]}"
 
 
 class StatusLine(Widget):
     """Shows a `Status`."""
 
-    status: reactive[Status | None] = reactive(None)
+    status: reactive[Status] = reactive(Status(""), init=False)
+
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self.set_reactive(StatusLine.status, status)
+
+    def change(self, **changes: Any) -> None:
+        """Show the status with these fields replaced."""
+        self.status = replace(self.status, **changes)
 
     def render(self) -> Content:
         """Render the status to the width there is."""
-        return Content() if self.status is None else status_line(self.status, self.size.width)
+        return status_line(self.status, self.content_size.width)

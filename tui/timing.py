@@ -44,8 +44,8 @@ class Stopwatch:
         self._tokens = 0
         self._prompt_tokens = 0
 
-    def note(self, chunk: Chunk) -> float:
-        """Count `chunk` and return the time on the clock."""
+    def note(self, chunk: Chunk) -> None:
+        """Count `chunk`, which has just arrived."""
         now = self._clock()
         self._prompt_tokens = chunk.prompt_tokens
         if chunk.tokens:
@@ -53,7 +53,6 @@ class Stopwatch:
             self._last = now
             if self._first is None:
                 self._first, self._first_tokens = now, chunk.tokens
-        return now
 
     def read(self) -> Timing:
         """Return the timing up to the last chunk."""

@@ -1,8 +1,8 @@
 """Architectures: from a checkpoint's configuration to a typed shape and the tensors it implies.
 
 One file for each family, imported on demand. To add one: write `<family>.py` with
-`describe(settings) -> ModelShape`, add its class to `FAMILIES`, and give it its line in
-`converters/gguf_architectures.py`.
+`describe(settings) -> ModelShape`, add its class to `FAMILIES`, and give the family its line in
+`ARCHITECTURES` of `converters/gguf_metadata.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FAMILIES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 # Buffers that old checkpoints carry; the engines compute them.
-IGNORED_TENSORS = re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias")
+IGNORED_TENSORS = re.compile(r".*\.rotary_emb\.inv_freq")
 
 
 def describe(checkpoint: Checkpoint) -> ModelShape:

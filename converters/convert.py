@@ -1,0 +1,150 @@
+"""The pipeline: a checkpoint and a recipe become a finished artifact, or nothing at all."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from converters.architectures import ModelShape, describe
+from converters.checkpoint import Checkpoint
+from converters.exported import Exported
+from converters.plan import Plan
+from converters.recipe import Recipe
+from converters.special_tokens import SpecialTokens, special_tokens, token_ids
+from edgekit.artifact import Artifact, Format, Manifest, Source, finish
+from edgekit.errors import InputError
+from edgekit.files import require_space, staged_folder
+from edgekit.progress import Progress
+
+Write = Callable[[Path, Progress], Exported]
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
+TOOLS: dict[Format, tuple[str, ...]] = {
+    "gguf": ("edgekit", "gguf", "llama-cpp-python"),
+    "onnx": ("edgekit", "onnx", "onnxruntime"),
+}
+
+
+def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
+    """Return what `convert` would write: types, sizes, substitutions. No tensor is read.
+
+    Raises InputError for a checkpoint or recipe that cannot be converted.
+    """
+    return _prepare(checkpoint, describe(checkpoint), recipe)[0]
+
+
+def convert(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    *,
+    progress: Progress,
+    replace: bool = False,
+) -> Artifact:
+    """Convert `checkpoint` by `recipe` into the artifact folder `out` and return it.
+
+    Killed at any moment, it leaves no `out` or a whole one. Raises InputError for a bad
+    checkpoint or recipe and where `out` exists and `replace` is false; GateError where the disk
+    is too small.
+    """
+    shape = describe(checkpoint)
+    context_length = _context_length(checkpoint, shape, recipe)
+    special = special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
+    planned, write = _prepare(checkpoint, shape, recipe)
+    require_space(out.parent, planned.file_bytes)
+    with staged_folder(out, replace=replace) as folder:
+        digest = _in_background(checkpoint.digest)
+        exported = write(folder, progress)
+        _copy_licence(checkpoint.path, folder)
+        source = Source(
+            checkpoint=checkpoint.path.resolve().name,
+            checkpoint_digest=digest.result(),
+            licence=checkpoint.licence,
+            recipe=recipe.to_dict(),
+            tools={tool: version(tool) for tool in TOOLS[recipe.format]},
+        )
+        finish(folder, _manifest(checkpoint, shape, special, context_length, exported, source))
+    return Artifact.open(out)
+
+
+def _prepare(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> tuple[Plan, Write]:
+    """Return the plan, and the function that carries it out in a folder."""
+    match recipe.format:
+        case "gguf":
+            from converters.export_gguf import prepare_gguf, write_gguf
+
+            export = prepare_gguf(checkpoint, shape, recipe)
+            return export.plan, partial(write_gguf, export)
+        case "onnx":
+            from converters.export_onnx import export_onnx, plan_onnx
+
+            planned = plan_onnx(checkpoint, shape, recipe)
+            return planned, partial(export_onnx, checkpoint, shape, recipe)
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    shape: ModelShape,
+    special: SpecialTokens,
+    context_length: int,
+    exported: Exported,
+    source: Source,
+) -> Manifest:
+    scheme = str(source.recipe["scheme"])
+    return Manifest(
+        name=f"{source.checkpoint}-{scheme}",
+        format=source.recipe["format"],
+        scheme=scheme,
+        entry=exported.entry,
+        architecture=checkpoint.architecture,
+        parameters=shape.parameters,
+        vocabulary_size=shape.vocabulary_size,
+        context_length=context_length,
+        kv_bytes_per_token=exported.kv_bytes_per_token,
+        bits_per_weight=exported.bits_per_weight,
+        bos_token_id=special.bos,
+        add_bos_token=special.add_bos,
+        stop_token_ids=list(special.stop),
+        chat_template=checkpoint.chat_template,
+        files=[],
+        source=source,
+        substitutions=exported.substitutions,
+    )
+
+
+def _context_length(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> int:
+    """Return the artifact's context: the recipe's, else all that both engines compute exactly."""
+    usable = shape.usable_context
+    if recipe.context_length is None:
+        return usable
+    if recipe.context_length > usable:
+        raise InputError(
+            f"recipe {recipe.name} asks for a context of {recipe.context_length} tokens, "
+            f"{checkpoint.path} has {usable}"
+        )
+    return recipe.context_length
+
+
+def _copy_licence(source: Path, folder: Path) -> None:
+    for pattern in LICENCE_FILES:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _in_background(function: Callable[[], str]) -> Future[str]:
+    """Run `function` in a daemon thread: an interrupted conversion does not wait for it."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

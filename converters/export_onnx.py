@@ -1,0 +1,177 @@
+"""Checkpoint -> ONNX in one pass: a small graph, and a data file written tensor by tensor.
+
+Nothing is held but a few slabs of rows, so memory does not grow with the model. Torch is not
+needed: the graph comes from the shape, the weights from the safetensors files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.architectures import ModelShape, TensorSpec
+from converters.checkpoint import Checkpoint
+from converters.exported import Exported
+from converters.onnx_companions import write_companions
+from converters.onnx_graph import decoder_model
+from converters.onnx_layout import (
+    BITS,
+    ROTARY_COSINES,
+    ROTARY_SINES,
+    Layout,
+    Tensor,
+    context_length,
+    lay_out,
+)
+from converters.onnx_quantize import quantise_rows
+from converters.onnx_rotary import rotary_table
+from converters.onnx_verify import verify_onnx
+from converters.plan import Plan
+from converters.recipe import Recipe
+from edgekit.errors import InputError
+from edgekit.files import disk_errors
+from edgekit.progress import Progress
+
+ENTRY, DATA_FILE = "model.onnx", "model.onnx.data"
+SLAB_WEIGHTS = 1 << 20
+MAX_WORKERS = 8  # each holds a slab: bounds the memory
+KEYS_AND_VALUES, FLOAT_BYTES = 2, 4
+
+
+def plan_onnx(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> Plan:
+    """Return what `export_onnx` will write; no tensor is read.
+
+    Raises InputError for a recipe that does not fit the model.
+    """
+    layout = lay_out(shape, recipe)
+    weights = sum(prod(spec.shape) for spec in shape.tensors())
+    graph_bytes = decoder_model(shape, layout, DATA_FILE).ByteSize()
+    return Plan(
+        "onnx",
+        recipe.scheme,
+        tuple(layout.planned()),
+        layout.substitutions,
+        weights,
+        layout.data_bytes + graph_bytes,
+    )
+
+
+def export_onnx(
+    checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe, folder: Path, progress: Progress
+) -> Exported:
+    """Write `model.onnx`, its data, the tokenizer and GenAI's configuration into `folder`.
+
+    The finished files are read back and compared with the checkpoint. Raises InputError for
+    weights that no type can hold, and for a checkpoint without a tokenizer.
+    """
+    plan, layout = plan_onnx(checkpoint, shape, recipe), lay_out(shape, recipe)
+    positions = context_length(shape, recipe)
+    with disk_errors(folder):
+        write_companions(checkpoint, shape, positions, folder)
+        model = decoder_model(shape, layout, DATA_FILE)
+        (folder / ENTRY).write_bytes(model.SerializeToString(deterministic=True))
+        _write_data(_Source(checkpoint, shape, positions), layout, folder / DATA_FILE, progress)
+    verify_onnx(folder / ENTRY, checkpoint, shape, recipe)
+    return Exported(
+        entry=ENTRY,
+        bits_per_weight=plan.bits_per_weight,
+        substitutions=list(plan.substitutions),
+        kv_bytes_per_token=KEYS_AND_VALUES * FLOAT_BYTES * shape.layers * shape.key_value_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the data comes from."""
+
+    checkpoint: Checkpoint
+    shape: ModelShape
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Slab:
+    """Rows `first` to `first + rows` of `spec`, which begins at `row` of the stored `tensor`."""
+
+    tensor: Tensor
+    spec: TensorSpec
+    row: int
+    first: int
+    rows: int
+
+
+def _write_data(source: _Source, layout: Layout, path: Path, progress: Progress) -> None:
+    """Fill the data file, slab by slab, in as many threads as there are processors."""
+    slabs = list(_slabs(layout))
+    total = sum(prod(slab.spec.shape[1:]) * slab.rows for slab in slabs)
+    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with path.open("wb") as stream:
+            stream.truncate(layout.data_bytes)
+        _write_rotary(source, layout, path)
+        with progress.task("quantising", total, "weights") as advance:
+            for count in pool.map(lambda slab: _write_slab(source.checkpoint, slab, path), slabs):
+                advance(count)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _slabs(layout: Layout) -> Iterator[_Slab]:
+    for tensor in layout.tensors.values():
+        row = 0
+        for spec in tensor.sources:
+            step = max(1, SLAB_WEIGHTS // prod(spec.shape[1:]))
+            for first in range(0, spec.shape[0], step):
+                yield _Slab(tensor, spec, row, first, min(step, spec.shape[0] - first))
+            row += spec.shape[0]
+
+
+def _write_slab(checkpoint: Checkpoint, slab: _Slab, path: Path) -> int:
+    """Read, convert and write one slab; return its number of weights."""
+    weights = checkpoint.read(slab.spec.name, slab.first, slab.rows)
+    tensor, row = slab.tensor, slab.row + slab.first
+    values, scales = _stored(checkpoint, tensor, weights)
+    if not np.isfinite(values if scales is None else scales).all():
+        raise InputError(
+            f"{checkpoint.path}: tensor {slab.spec.name} has a weight that is not a number, "
+            f"or is too large for {tensor.type}"
+        )
+    rows = tensor.shape[0]
+    _write_at(path, tensor.offset + row * (tensor.data_bytes // rows), values)
+    if scales is not None:
+        _write_at(path, tensor.scales_offset + row * (tensor.scales_bytes // rows), scales)
+    return weights.size
+
+
+def _stored(
+    checkpoint: Checkpoint, tensor: Tensor, weights: NDArray[np.float32]
+) -> tuple[NDArray[np.generic], NDArray[np.float16] | None]:
+    """Return `weights` as they are stored: values or codes, and the scales of codes."""
+    if tensor.quantised:
+        gains = checkpoint.read(tensor.gains) if tensor.gains else None
+        importance = None if gains is None else gains * gains
+        with np.errstate(all="ignore"):  # what is not finite is refused by the caller
+            return quantise_rows(weights, BITS[tensor.type], importance)
+    with np.errstate(over="ignore"):
+        return weights.astype(np.float16 if tensor.type == "f16" else np.float32), None
+
+
+def _write_rotary(source: _Source, layout: Layout, path: Path) -> None:
+    tables = rotary_table(source.shape, source.positions)
+    for name, table in zip((ROTARY_COSINES, ROTARY_SINES), tables, strict=True):
+        _write_at(path, layout.tensors[name].offset, table)
+
+
+def _write_at(path: Path, offset: int, values: NDArray[np.generic]) -> None:
+    """Write into the file at `offset`; every call has a handle of its own, so threads may."""
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(np.ascontiguousarray(values).data)

@@ -1,0 +1,66 @@
+"""llama.cpp's public quantiser, file to file: the way that depends on no internal function."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from converters.ggml import TYPE_IDS
+from converters.plan import PlannedTensor
+from converters.schemes import Scheme
+from edgekit.errors import InputError
+from edgekit.extras import need
+
+
+def quantise_file(
+    source: Path,
+    destination: Path,
+    scheme: Scheme,
+    tensors: Sequence[PlannedTensor] = (),
+    threads: int = 0,
+) -> None:
+    """Quantise the GGUF file `source` into `destination` with `llama_model_quantize`.
+
+    `tensors` fixes the type of each matrix; without it llama.cpp's rules for the scheme decide.
+    `threads` 0 uses every core. Raises InputError if llama.cpp refuses.
+    """
+    llama = need("llama_cpp.llama_cpp", "convert")
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype = scheme.file_type
+    parameters.nthread = threads
+    overrides = _overrides(llama, tensors)
+    if tensors:
+        parameters.tt_overrides = overrides
+    with _silence(llama):
+        code = llama.llama_model_quantize(
+            str(source).encode(), str(destination).encode(), ctypes.byref(parameters)
+        )
+    if code != 0:
+        raise InputError(f"llama.cpp cannot quantise {source} to {scheme.name} (code {code})")
+
+
+def _overrides(llama: Any, tensors: Sequence[PlannedTensor]) -> Any:
+    """Return a C array of patterns and types, ended by an empty entry."""
+    matrices = [tensor for tensor in tensors if len(tensor.shape) == 2]
+    array = (llama.llama_model_tensor_override * (len(matrices) + 1))()
+    for entry, tensor in zip(array, matrices, strict=False):
+        entry.pattern = f"^{re.escape(tensor.name)}$".encode()
+        entry.type = TYPE_IDS[tensor.type]
+    return array
+
+
+@contextmanager
+def _silence(llama: Any) -> Iterator[None]:
+    """Drop llama.cpp's log, two lines for each tensor, and give the old receiver back."""
+    receiver, data = llama.llama_log_callback(), ctypes.c_void_p()
+    llama.llama_log_get(ctypes.byref(receiver), ctypes.byref(data))
+    nobody = llama.llama_log_callback(lambda _level, _text, _data: None)
+    llama.llama_log_set(nobody, None)
+    try:
+        yield
+    finally:
+        llama.llama_log_set(receiver, data)

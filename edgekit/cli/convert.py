@@ -1,0 +1,144 @@
+"""edgekit convert: a checkpoint becomes an artifact."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.cli.output import facts, json_option, print_json, table
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from converters.convert import Plan
+    from converters.recipe import Recipe
+    from edgekit.artifact import Artifact, Substitution
+
+DEFAULT_RECIPE = "gguf-q4_k_m"
+
+
+@click.command(short_help="Convert a checkpoint to an artifact.")
+@click.argument("checkpoint")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: into the store.")
+@click.option("--recipe", help=f"A recipe's name or file; default {DEFAULT_RECIPE}.")
+@click.option("--format", "format_name", help="gguf or onnx, together with --scheme.")
+@click.option("--scheme", help="q8_0, q4_k_m, iq4_nl, ... for gguf; int8, int4 for onnx.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--replace", is_flag=True, help="Replace the folder if it exists.")
+@json_option
+def convert(
+    checkpoint: str,
+    out: Path | None,
+    recipe: str | None,
+    format_name: str | None,
+    scheme: str | None,
+    dry_run: bool,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Convert CHECKPOINT, a folder or a name in the store, in one pass.
+
+    The plan comes first: what each tensor becomes, and every type that a tensor's shape forbids.
+    """
+    from converters.checkpoint import Checkpoint
+    from converters.convert import convert as convert_checkpoint
+    from converters.convert import plan as plan_conversion
+    from edgekit.cli.progress import Bars
+    from edgekit.store import artifacts, find_checkpoint
+
+    start = time.perf_counter()
+    chosen = _recipe(recipe, format_name, scheme)
+    source = Checkpoint.open(find_checkpoint(checkpoint))
+    planned = plan_conversion(source, chosen)
+    if dry_run:
+        _print_plan(planned, as_json)
+        return
+    _warn(planned.substitutions)
+    out = out or artifacts() / f"{source.path.name}-{chosen.name}"
+    artifact = convert_checkpoint(source, chosen, out, progress=Bars(), replace=replace)
+    _print(artifact, time.perf_counter() - start, as_json)
+
+
+def _recipe(name: str | None, format_name: str | None, scheme: str | None) -> Recipe:
+    from converters.recipe import Recipe
+
+    if name is not None and (format_name or scheme):
+        raise UsageError("--recipe already says the format and the scheme", "give one or the other")
+    if format_name is None and scheme is None:
+        return Recipe.named(name or DEFAULT_RECIPE)
+    if format_name is None or scheme is None:
+        raise UsageError("--format and --scheme go together", "--format gguf --scheme q4_k_m")
+    return Recipe.of(format_name, scheme)
+
+
+def _warn(substitutions: list[Substitution]) -> None:
+    """Say before the work what will not be as asked, grouped by the reason."""
+    groups: dict[tuple[str, str, str], int] = {}
+    for s in substitutions:
+        groups[s.asked, s.used, s.why] = groups.get((s.asked, s.used, s.why), 0) + 1
+    for (asked, used, why), count in groups.items():
+        line = f"{count} tensors become {used} instead of {asked}: {why}"
+        click.echo(f"{click.style('note:', fg='yellow')} {line}", err=True)
+
+
+def _print_plan(planned: Plan, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from edgekit.units import format_bytes
+
+    if as_json:
+        print_json(
+            {
+                "bytes": planned.total_bytes,
+                "bits_per_weight": planned.bits_per_weight,
+                "tensors": [asdict(tensor) for tensor in planned.tensors],
+                "substitutions": [asdict(s) for s in planned.substitutions],
+            }
+        )
+        return
+    rows = [
+        [t.name, "x".join(map(str, t.shape)), t.type_name, format_bytes(t.bytes)]
+        for t in planned.tensors
+    ]
+    click.echo(table(["tensor", "shape", "type", "size"], rows))
+    size = format_bytes(planned.total_bytes)
+    click.echo(f"\n{size}, {planned.bits_per_weight:.2f} bits per weight")
+    _warn(planned.substitutions)
+
+
+def _print(artifact: Artifact, seconds: float, as_json: bool) -> None:
+    import resource
+    import sys
+    from dataclasses import asdict
+
+    from edgekit.units import format_bytes
+
+    manifest = artifact.manifest
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_rss_bytes = peak if sys.platform == "darwin" else peak * 1024
+    if as_json:
+        print_json(
+            {
+                "artifact": str(artifact.path),
+                "bytes": manifest.total_bytes,
+                "bits_per_weight": manifest.bits_per_weight,
+                "seconds": seconds,
+                "peak_rss_bytes": peak_rss_bytes,
+                "substitutions": [asdict(s) for s in manifest.substitutions],
+            }
+        )
+        return
+    click.echo(
+        facts(
+            [
+                ("artifact", str(artifact.path)),
+                ("size", format_bytes(manifest.total_bytes)),
+                ("bits/weight", f"{manifest.bits_per_weight:.2f}"),
+                ("substituted", f"{len(manifest.substitutions)} tensors"),
+                ("time", f"{seconds:.1f} s"),
+                ("peak memory", format_bytes(peak_rss_bytes)),
+            ]
+        )
+    )

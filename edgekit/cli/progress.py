@@ -1,0 +1,78 @@
+"""Progress on stderr: a bar on a terminal, one line per task elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from edgekit.progress import Advance
+from edgekit.units import format_bytes
+
+LABEL_COLUMNS = 38
+REDRAW_S = 0.1
+
+
+class Bars:
+    """Draws the tasks of `edgekit.progress.Progress`. Only the outermost task has a bar."""
+
+    def __init__(self) -> None:
+        self._busy = False
+
+    @contextmanager
+    def task(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:
+        """Draw a bar while the block runs, then leave a line that says how long it took."""
+        if self._busy:
+            yield lambda _count: None
+            return
+        self._busy = True
+        line = _Line(label, total, unit)
+        try:
+            yield line.advance
+            line.finish()
+        finally:
+            line.clear()
+            self._busy = False
+
+
+class _Line:
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done = 0
+        self._start = time.monotonic()
+        self._drawn = 0.0
+        self._terminal = sys.stderr.isatty()
+        self._draw()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() - self._drawn > REDRAW_S:
+            self._draw()
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self._start
+        text = f"{self._label.ljust(LABEL_COLUMNS)} {self._amount(self._done)}, {seconds:.1f} s"
+        click.echo(("\r\x1b[K" if self._terminal else "") + f"  {text}", err=True)
+
+    def clear(self) -> None:
+        if self._terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self._terminal:
+            click.echo(f"\r\x1b[K  {self._text()}", nl=False, err=True)
+
+    def _text(self) -> str:
+        label = self._label[:LABEL_COLUMNS].ljust(LABEL_COLUMNS)
+        if not self._total:
+            return f"{label} {self._amount(self._done)}"
+        share = min(1.0, self._done / self._total)
+        bar = ("#" * int(share * 20)).ljust(20, ".")
+        return f"{label} [{bar}] {share:4.0%} of {self._amount(self._total)}"
+
+    def _amount(self, count: int) -> str:
+        return format_bytes(count) if self._unit == "bytes" else f"{count} {self._unit}"

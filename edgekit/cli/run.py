@@ -1,0 +1,77 @@
+"""edgekit run: one answer, streamed; works in pipes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.output import json_option, print_json
+from edgekit.cli.sampling import sampling_options, to_sampling
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.workflows.answer import Answer
+
+MAX_PROMPT_CHARACTERS = 16 << 20
+
+
+@click.command(short_help="Answer one prompt.")
+@click.argument("artifact")
+@click.argument("prompt", required=False)
+@click.option("--system", help="A system message before the prompt.")
+@click.option("--context", type=click.IntRange(1), help="Tokens of context; default 4096.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@sampling_options
+@json_option
+def run(
+    artifact: str,
+    prompt: str | None,
+    system: str | None,
+    context: int | None,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Answer PROMPT with ARTIFACT; without PROMPT, or with '-', the prompt is read from stdin."""
+    from edgekit.artifact import Artifact
+    from edgekit.store import find_artifact
+    from edgekit.workflows.answer import answer
+
+    text = _prompt(prompt)
+    opened = Artifact.open(find_artifact(artifact))
+    write = None if as_json else _write
+    sampling = to_sampling(options)
+    found = answer(opened, text, system, sampling, write, context=context, threads=threads)
+    _print(found, as_json)
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError("there is no prompt", hint='edgekit run ARTIFACT "your question"')
+    text = sys.stdin.read(MAX_PROMPT_CHARACTERS + 1)
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise UsageError(f"the prompt has more than {MAX_PROMPT_CHARACTERS} characters")
+    return text
+
+
+def _write(text: str) -> None:
+    click.echo(text, nl=False)
+    sys.stdout.flush()
+
+
+def _print(found: Answer, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json(asdict(found))
+        return
+    click.echo()
+    if sys.stderr.isatty():
+        speed = f"{found.decode_tokens_per_s:.1f} tokens/s, first after {found.ttft_s:.2f} s"
+        click.echo(
+            click.style(f"[{found.tokens} tokens, {speed}, {found.finish}]", dim=True), err=True
+        )

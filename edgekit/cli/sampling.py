@@ -1,0 +1,38 @@
+"""The options of `run` and `chat` that say how the next token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from runtimes.base import Sampling
+
+Body = TypeVar("Body", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1)),
+    click.option("--temperature", default=0.0, show_default=True, help="0 is greedy."),
+    click.option("--top-k", default=0, show_default=True, help="0 keeps all."),
+    click.option("--top-p", default=1.0, show_default=True),
+    click.option("--min-p", default=0.0, show_default=True),
+    click.option("--repetition-penalty", default=1.0, show_default=True),
+    click.option("--seed", type=int, help="The same seed gives the same answer."),
+    click.option("--stop", multiple=True, help="A text that ends the answer; may be repeated."),
+)
+
+
+def sampling_options(body: Body) -> Body:
+    """Give a command every sampling option; collect them with `to_sampling`."""
+    for option in reversed(_OPTIONS):
+        body = option(body)
+    return body
+
+
+def to_sampling(options: dict[str, Any]) -> Sampling:
+    """Return the values of `sampling_options` as what a runtime takes."""
+    from runtimes.base import Sampling
+
+    return Sampling(**options)

@@ -1,0 +1,112 @@
+"""Open an artifact as a Runtime: check its file, start its worker, pick its engine by format."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from edgekit.artifact import Artifact
+from edgekit.errors import InputError, UsageError
+from runtimes.base import Runtime
+from runtimes.engine import Engine
+from runtimes.local import LocalRuntime
+
+DEFAULT_CONTEXT_LENGTH = 4096
+
+
+def load(
+    artifact: Artifact,
+    *,
+    context_length: int | None = None,
+    threads: int | None = None,
+    in_process: bool = False,
+) -> Runtime:
+    """Return a running model; the caller closes it.
+
+    `context_length` is in tokens, by default the model's own up to 4,096. `threads` is by default
+    the number of physical cores. The engine runs in a worker process unless `in_process`: that is
+    for tests and benchmarks, since a hostile file can then do what it likes to this process.
+
+    Raises InputError for a damaged or hostile file and for a context longer than the model's,
+    UsageError for impossible numbers, MissingExtraError, EngineFailure if the worker dies.
+    """
+    tokens = _context_length(artifact, context_length)
+    engine_threads = _threads(threads)
+    check(artifact)
+    if in_process:
+        from runtimes import quiet
+
+        quiet.apply()
+        return open_local(artifact, tokens, engine_threads)
+    from runtimes.client import WorkerRuntime
+
+    return WorkerRuntime(
+        {
+            "path": str(artifact.path.absolute()),
+            "context_length": tokens,
+            "threads": engine_threads,
+        }
+    )
+
+
+def check(artifact: Artifact) -> None:
+    """Read the entry file's header strictly, in Python, before any C++ does. Raises InputError."""
+    match artifact.manifest.format:
+        case "gguf":
+            from edgekit.gguf_header import read_header
+
+            read_header(artifact.entry)
+        case "onnx":
+            from edgekit import onnx_header
+
+            onnx_header.check(artifact.entry)
+        case unknown:
+            assert_never(unknown)
+
+
+def open_local(artifact: Artifact, context_length: int, threads: int) -> LocalRuntime:
+    """Return the artifact as a Runtime in this process, its file unchecked."""
+    engine = engine_for(artifact, context_length=context_length, threads=threads)
+    try:
+        return LocalRuntime(engine, artifact.manifest)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def engine_for(artifact: Artifact, *, context_length: int, threads: int) -> Engine:
+    """Return the engine of the artifact's format, with the model loaded."""
+    match artifact.manifest.format:
+        case "gguf":
+            from runtimes.gguf_engine import GgufEngine
+
+            return GgufEngine(artifact, context_length=context_length, threads=threads)
+        case "onnx":
+            from runtimes.onnx_engine import OnnxEngine
+
+            return OnnxEngine(artifact, context_length=context_length, threads=threads)
+        case unknown:
+            assert_never(unknown)
+
+
+def _context_length(artifact: Artifact, asked: int | None) -> int:
+    longest = artifact.manifest.context_length
+    if asked is None:
+        return min(longest, DEFAULT_CONTEXT_LENGTH)
+    if asked < 2:
+        raise UsageError(f"a context of {asked} tokens holds no prompt and answer")
+    if asked > longest:
+        raise InputError(
+            f"a context of {asked} tokens is asked for, {artifact.manifest.name} has {longest}",
+            hint=f"ask for {longest} tokens at most",
+        )
+    return asked
+
+
+def _threads(asked: int | None) -> int:
+    if asked is None:
+        from devices.detect import physical_cores
+
+        return physical_cores()
+    if asked < 1:
+        raise UsageError(f"an engine cannot compute with {asked} threads")
+    return asked

@@ -1,0 +1,79 @@
+"""The README tells the truth: its tree exists, its commands are the commands there are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgekit.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Return every edgekit command of the README's shell blocks, split into words."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("edgekit ")]
+
+
+def test_the_tree_exists() -> None:
+    tree = next(block for block in blocks("") if block.startswith("edgekit/"))
+    top = ""
+    for line in tree.splitlines():
+        name = line.split()[0]
+        top = top if line.startswith(" ") else name
+        assert (ROOT / (top + name if line.startswith(" ") else name)).is_dir()
+
+
+def test_the_command_table_lists_every_command_and_no_other() -> None:
+    listed = re.findall(r"^\| `edgekit (\w+)", README, re.MULTILINE)
+    assert listed == list(cli.commands)
+
+
+@pytest.mark.parametrize("name", list(cli.commands))
+def test_every_command_has_help_that_works(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for line in "\n".join(blocks("sh")).splitlines():
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE)
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    from converters.recipe import Recipe
+
+    path = tmp_path / "my.toml"
+    path.write_text(blocks("toml")[0])
+    assert Recipe.named(str(path)).scheme == "iq4_nl"
+
+
+@pytest.mark.model
+def test_the_readme_story_runs_from_pull_to_answer(tmp_path: Path) -> None:
+    environment = os.environ | {"EDGEKIT_HOME": str(tmp_path)}
+    for words in commands():
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout

@@ -1,0 +1,98 @@
+"""What the screens look like. After a wanted change: `pytest tests/tui --snapshot-update`.
+
+Look at the new SVG files before you commit them.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from edgekit.errors import InputError
+
+SIZES = pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=["80x24", "200x50"])
+ANSWER = [
+    "Edge devices compute **where the data is made**.\n\n## Why it matters\n\n",
+    "1. *Latency*: no round trip.\n2. *Privacy*: the data stays.\n\n",
+    "```python\ndef scale(weights, bits=4):\n    return abs(weights).max() / (2 ** (bits - 1) - 1)\n",
+    "```\n\n| scheme | tokens/s |\n|---|---:|\n| q8_0 | 31.2 |\n| q4_k_m | 42.8 |\n\n",
+    "See [the guide](https://example.org).",
+]
+
+
+@pytest.fixture
+def look(chat_with, until, snap_compare, size):
+    """Return a function that runs `steps` in the app and compares the screen that results."""
+
+    def compare(runtime, steps) -> bool:
+        app = chat_with(runtime)
+
+        async def run(pilot) -> None:
+            def shows(text: str):
+                return lambda: text in "\n".join(
+                    strip.text for strip in app.screen._compositor.render_strips(app.screen.size)
+                )
+
+            await until(pilot, shows("ready"))
+            app.screen.prompt.cursor_blink = False
+            await steps(pilot, lambda text: until(pilot, shows(text)))
+            app.screen_stack[0]._tick()
+            await pilot.pause()
+
+        return snap_compare(app, terminal_size=size, run_before=run)
+
+    return compare
+
+
+@SIZES
+def test_empty(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await shown("Chat with")
+
+    assert look(scripted(), steps)
+
+
+@SIZES
+def test_answer(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await pilot.press(*"What is an edge device", "question_mark", "enter")
+        await shown("See the guide")
+        await shown("ready")
+
+    assert look(scripted(ANSWER), steps)
+
+
+@SIZES
+def test_stopped_and_typing(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await pilot.press(*"Tell me", "enter")
+        await shown("Once upon")
+        await pilot.press("escape")
+        await shown("[stopped]")
+        await pilot.press(*"first line", "ctrl+j", *"second line")
+
+    assert look(scripted(["Once upon ", threading.Event()]), steps)
+
+
+@SIZES
+def test_error(look, scripted) -> None:
+    error = InputError(
+        "the prompt has 5120 tokens and the context holds 4096",
+        hint="shorten it, or start a new chat with Ctrl+N",
+    )
+
+    async def steps(pilot, shown) -> None:
+        await pilot.press(*"A long text", "enter")
+        await shown("the context holds 4096")
+
+    assert look(scripted([error]), steps)
+
+
+@SIZES
+def test_help(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await pilot.press("f1")
+        await shown("Esc closes")
+
+    assert look(scripted(), steps)
