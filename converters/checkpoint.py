@@ -26,9 +26,8 @@ from edgekit.files import sha256_file
 MAX_JSON_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors specification
 # F64 and integers appear in buffers of old checkpoints; they are read but never exported.
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DIGEST_FILES = ("config.json", "tokenizer.json", "tokenizer.model")
 
 
@@ -247,7 +246,8 @@ def _weight_files(path: Path) -> list[Path]:
             raise InputError(f"{index} has no weight_map")
         names = sorted({str(name) for name in weight_map.values()})
         return [_shard(path, name) for name in names]
-    files = sorted(path.glob("*.safetensors"))
+    # Some trainers save the weights twice, in their own layout beside this one.
+    files = sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
     if files:
         return files
     pickled = sorted(

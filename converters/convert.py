@@ -117,8 +117,8 @@ def _manifest(
 
 
 def _context_length(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> int:
-    """Return the artifact's context: the recipe's, else all that both engines compute exactly."""
-    usable = shape.usable_context
+    """Return the artifact's context: the recipe's, else all that the engine computes exactly."""
+    usable = shape.context_length if recipe.format == "onnx" else shape.usable_context
     if recipe.context_length is None:
         return usable
     if recipe.context_length > usable:

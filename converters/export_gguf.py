@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ from converters.recipe import Recipe
 from converters.schemes import scheme_named
 from converters.special_tokens import special_tokens
 from edgekit.errors import InputError
-from edgekit.files import disk_errors
+from edgekit.files import disk_errors, require_space
 from edgekit.progress import Advance, Progress
 
 ENTRY = "model.gguf"
@@ -95,6 +94,7 @@ def write_through_llama(export: GgufExport, folder: Path, progress: Progress) ->
     """Do the work of `write_tensors` with `llama_model_quantize` and a float32 file."""
     whole = Recipe.of("gguf", "f32")
     plain = prepare_gguf(export.checkpoint, export.shape, whole)
+    require_space(folder, plain.plan.file_bytes + export.plan.file_bytes)
     intermediate = folder / "float32.gguf"
     write_tensors(plain, intermediate, progress, _as_float32)
     try:
@@ -108,14 +108,14 @@ def write_through_llama(export: GgufExport, folder: Path, progress: Progress) ->
 def write_tensors(export: GgufExport, path: Path, progress: Progress, quantise: Quantise) -> None:
     """Write the header and every tensor of the plan to `path`, quantised in worker threads."""
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
-    total = sum(info.bytes for info in export.checkpoint.tensors.values())
+    total = sum(export.checkpoint.info(spec.name).bytes for spec in export.shape.tensors())
     with (
         disk_errors(path.parent),
         path.open("wb", buffering=0) as stream,
         ThreadPoolExecutor(workers) as pool,
         progress.task(f"writing {export.recipe.scheme}", total) as advance,
     ):
-        stream.write(export.header)
+        _write_all(stream, memoryview(export.header))
         jobs = (partial(pool.submit, job) for job in _jobs(export, quantise))
         for piece in _in_order(jobs, 2 * workers):
             _write(stream, piece, advance)
@@ -130,13 +130,15 @@ class _Piece:
     source_bytes: int
 
 
-def _write(stream: BinaryIO | io.FileIO, piece: _Piece, advance: Advance) -> None:
-    view = piece.data.data.cast("B")
-    while view:
-        view = view[stream.write(view) :]
-    if piece.padding:
-        stream.write(bytes(piece.padding))
+def _write(stream: io.FileIO, piece: _Piece, advance: Advance) -> None:
+    _write_all(stream, piece.data.data.cast("B"))
+    _write_all(stream, memoryview(bytes(piece.padding)))
     advance(piece.source_bytes)
+
+
+def _write_all(stream: io.FileIO, view: memoryview) -> None:
+    while view:  # an unbuffered write may take a part only
+        view = view[stream.write(view) :]
 
 
 def _in_order(submits: Iterator[Callable[[], Future[_Piece]]], window: int) -> Iterator[_Piece]:
@@ -214,7 +216,7 @@ def interleave_halves(weights: NDArray[np.float32], head_dim: int) -> NDArray[np
 
 def _as_float32(rows: NDArray[np.float32], _type_name: str) -> NDArray[np.uint8]:
     if not np.isfinite(rows).all():
-        raise InputError("a weight is not a number")
+        raise InputError("a weight is infinite or not a number")
     return np.ascontiguousarray(rows).view(np.uint8)
 
 

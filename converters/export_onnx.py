@@ -35,6 +35,7 @@ from converters.onnx_rotary import rotary_table
 from converters.onnx_verify import verify_onnx
 from converters.plan import Plan
 from converters.recipe import Recipe
+from converters.special_tokens import special_tokens, token_ids
 from edgekit.errors import InputError
 from edgekit.files import disk_errors
 from edgekit.progress import Progress
@@ -48,17 +49,18 @@ KEYS_AND_VALUES, FLOAT_BYTES = 2, 4
 def plan_onnx(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> Plan:
     """Return what `export_onnx` will write; no tensor is read.
 
-    Raises InputError for a recipe that does not fit the model.
+    Raises InputError for a recipe that does not fit the model, and for a checkpoint without a
+    usable `tokenizer.json`.
     """
+    special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
     layout = lay_out(shape, recipe)
-    weights = sum(prod(spec.shape) for spec in shape.tensors())
     graph_bytes = decoder_model(shape, layout, DATA_FILE).ByteSize()
     return Plan(
         "onnx",
         recipe.scheme,
         tuple(layout.planned()),
         layout.substitutions,
-        weights,
+        shape.parameters,
         layout.data_bytes + graph_bytes,
     )
 

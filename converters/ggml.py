@@ -91,6 +91,8 @@ class Ggml:
             raise ValueError(f"{type_name} cannot be made without importance")
         if importance is not None and importance.shape != (columns,):
             raise ValueError(f"importance has shape {importance.shape}, not ({columns},)")
+        if not (np.isfinite(rows.min()) and np.isfinite(rows.max())):
+            raise InputError("a weight is infinite or not a number")
         source = np.ascontiguousarray(rows, dtype=np.float32)
         weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
         result = np.empty((count, row_bytes(type_name, columns)), dtype=np.uint8)
@@ -99,7 +101,7 @@ class Ggml:
             None if weights is None else weights.ctypes.data,
         )  # fmt: skip
         if not self._validate(TYPE_IDS[type_name], result.ctypes.data, result.nbytes):
-            raise InputError(f"a weight is too large for {type_name}, or is not a number")
+            raise InputError(f"a weight is too large for {type_name}")
         return result
 
     def row_size(self, type_name: str, columns: int) -> int:

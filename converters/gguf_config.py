@@ -22,10 +22,15 @@ ARCHITECTURES = {
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
 }
-ROPE_FACTORS = "rope_freqs.weight"
-_ROPE_KEYS = ("type", "factor", "original_context_length", "finetuned", "yarn_log_multiplier")
-# Low and high frequency factor and context of training, the same in every Llama from 3.1 on.
-_LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_CONTEXT = 1.0, 4.0, 8192
+_ROPE_KEYS = ("type", "factor", "original_context_length", "attn_factor", "finetuned")
+# GGUF stores only the result of Llama 3.1's rule; these settings are the same in every release,
+# and the importer compares what they give with the file.
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def model_config(header: GgufHeader, rope_factors: NDArray[np.float32] | None) -> dict[str, Any]:
@@ -39,7 +44,6 @@ def model_config(header: GgufHeader, rope_factors: NDArray[np.float32] | None) -
     class_name, model_type = _architecture(header)
     names = {tensor.name for tensor in header.tensors}
     heads = numbers.count("attention.head_count")
-    head_dim = _head_dim(numbers, heads)
     config: dict[str, Any] = {
         "architectures": [class_name],
         "model_type": model_type,
@@ -50,12 +54,12 @@ def model_config(header: GgufHeader, rope_factors: NDArray[np.float32] | None) -
         "num_hidden_layers": numbers.count("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": numbers.count("attention.head_count_kv", heads),
-        "head_dim": head_dim,
+        "head_dim": _head_dim(numbers, heads),
         "hidden_act": "silu",
         "max_position_embeddings": numbers.count("context_length"),
         "rms_norm_eps": numbers.real("attention.layer_norm_rms_epsilon"),
         "rope_theta": numbers.real("rope.freq_base", 10000.0),
-        "rope_scaling": _rope_scaling(numbers, head_dim, rope_factors),
+        "rope_scaling": _rope_scaling(numbers, rope_factors),
         "tie_word_embeddings": "output.weight" not in names,
         "use_cache": True,
     }
@@ -162,56 +166,28 @@ def _special_ids(header: GgufHeader) -> dict[str, Any]:
     }
 
 
-def _rope_scaling(
-    numbers: _Numbers, head_dim: int, factors: NDArray[np.float32] | None
-) -> dict[str, Any] | None:
+def _rope_scaling(numbers: _Numbers, factors: NDArray[np.float32] | None) -> dict[str, Any] | None:
     prefix = f"{numbers.header.architecture}.rope.scaling."
     for key in numbers.header.metadata:
         if key.startswith(prefix) and key.removeprefix(prefix) not in _ROPE_KEYS:
             raise numbers.error(f"{key} has no counterpart in a checkpoint's configuration")
     kind = numbers.text("rope.scaling.type", "none")
-    if factors is not None:
-        return _llama3_scaling(numbers, head_dim, factors)
+    if factors is not None and (factors != 1.0).any():
+        return {**LLAMA3_SCALING, "factor": float(factors.max())}
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
         raise numbers.error(f"rotary scaling {kind!r:.40} is not supported")
-    scaling = {"rope_type": kind, "factor": numbers.real("rope.scaling.factor")}
-    if kind == "yarn":
-        original = numbers.count("rope.scaling.original_context_length")
-        scaling["original_max_position_embeddings"] = original
+    factor = numbers.real("rope.scaling.factor")
+    yarn = _yarn(numbers, factor) if kind == "yarn" else {}
+    return {"rope_type": kind, "factor": factor, **yarn}
+
+
+def _yarn(numbers: _Numbers, factor: float) -> dict[str, Any]:
+    original = numbers.count("rope.scaling.original_context_length")
+    scaling: dict[str, Any] = {"original_max_position_embeddings": original}
+    if numbers.has("rope.scaling.attn_factor"):
+        # the key holds what differs from the paper's factor (Peng et al. 2023, equation 22)
+        paper = 0.1 * math.log(max(factor, 1.0)) + 1.0
+        scaling["attention_factor"] = paper * numbers.real("rope.scaling.attn_factor")
     return scaling
-
-
-def _llama3_scaling(
-    numbers: _Numbers, head_dim: int, factors: NDArray[np.float32]
-) -> dict[str, Any] | None:
-    """Return the settings that give exactly `factors`; GGUF stores only the result.
-
-    Raises InputError if Llama 3.1's settings do not reproduce them.
-    """
-    if (factors == 1.0).all():
-        return None
-    factor = float(factors.max())
-    expected = llama3_factors(numbers.real("rope.freq_base", 10000.0), head_dim, factor)
-    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-5, atol=0):
-        raise numbers.error(f"the factors in {ROPE_FACTORS} are not those of Llama 3.1's rule")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": _LLAMA3_LOW,
-        "high_freq_factor": _LLAMA3_HIGH,
-        "original_max_position_embeddings": _LLAMA3_CONTEXT,
-    }
-
-
-def llama3_factors(rope_theta: float, head_dim: int, factor: float) -> NDArray[np.float32]:
-    """Return by what each rotary frequency is divided, float32 [head_dim / 2].
-
-    Long waves are stretched by `factor`, short ones kept, those between blended (the model code
-    that Meta published with Llama 3.1).
-    """
-    frequencies = rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    turns = _LLAMA3_CONTEXT * frequencies / (2 * math.pi)
-    smooth = np.clip((turns - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW), 0.0, 1.0)
-    return (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)

@@ -113,7 +113,10 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, special: SpecialTokens) 
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
     if special.bos is not None:
         writer.add_bos_token_id(special.bos)
     writer.add_eos_token_id(special.eos)
@@ -123,7 +126,7 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, special: SpecialTokens) 
         writer.add_unk_token_id(special.unknown)
     writer.add_add_bos_token(special.add_bos)
     writer.add_add_eos_token(special.add_eos)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(vocabulary.add_space_prefix)
 
 
 def rope_factors(shape: ModelShape) -> NDArray[np.float32] | None:

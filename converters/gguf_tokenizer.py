@@ -18,8 +18,9 @@ from converters.gguf_vocabulary import (
 from edgekit.errors import InputError
 from edgekit.gguf_header import GgufHeader
 
-# Where a name has two forms, the later one is read right by more tokenizers.
-_BY_NAME = {known.name: known for known in PRE_TOKENIZERS}
+# Where a name has two forms, the later one is read right by more tokenizers. "tekken" is left
+# out: llama.cpp only approximates it, so the model's own tokenizer would give other tokens.
+_BY_NAME = {known.name: known for known in PRE_TOKENIZERS if known.name != "tekken"}
 # Other names of tokenizer.ggml.pre for which src/llama-vocab.cpp does exactly the same.
 _ALIASES = {
     "starcoder": "smollm",
@@ -29,9 +30,9 @@ _ALIASES = {
     "falcon3": "llama-bpe",
     "deepseek-r1-qwen": "qwen2",
 }
-# llama.cpp's default where tokenizer.ggml.add_bos_token is absent, and whether it takes a piece
-# of text that is a token whole, without merging.
-_ADDS_BOS = _IGNORES_MERGES = ("llama-bpe", "tekken")
+# For these llama.cpp adds a beginning-of-text token unless tokenizer.ggml.add_bos_token is there,
+# and takes a piece of text that is a token whole, without merging.
+_ADDS_BOS = _IGNORES_MERGES = ("llama-bpe",)
 
 
 def tokenizer_files(header: GgufHeader) -> dict[str, dict[str, Any]]:
@@ -158,7 +159,7 @@ class _Rebuild:
 
     def required(self, name: str) -> str:
         if name not in self.special:
-            raise InputError(f"{self.header.path} adds a {name} to every text and names none")
+            raise InputError(f"{self.header.path} adds {name} to every text and names none")
         return self.special[name]
 
     def config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from converters import gguf_sentencepiece
 from converters.checkpoint import Checkpoint
 from converters.special_tokens import added_tokens, token_ids
 from edgekit.errors import InputError
@@ -65,18 +66,20 @@ PRE_TOKENIZERS = (
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A vocabulary as llama.cpp wants it; the lists have one entry for each embedding row.
+    """A vocabulary as llama.cpp wants it; tokens, types and scores for each embedding row.
 
-    `model` is "gpt2" for byte-level BPE. `types` are token types, `merges` are "left right" in
-    order of rank. `ids` maps texts of tokenizer.json to ids.
+    `model` is "gpt2" for byte-level BPE, which has `merges` ("left right", in order of rank),
+    and "llama" for SentencePiece, which has `scores`. `ids` maps texts of tokenizer.json to ids.
     """
 
     model: str
     pre: str
     tokens: list[str]
     types: list[int]
-    merges: list[str]
     ids: dict[str, int] = field(repr=False)
+    merges: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    add_space_prefix: bool = False
 
 
 def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
@@ -86,8 +89,26 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
     model disagree about the number of tokens.
     """
     where = str(checkpoint.path / "tokenizer.json")
-    pre = pre_tokenizer_name(checkpoint.tokenizer, where)
+    model = _bpe_model(checkpoint.tokenizer, where)
     ids = token_ids(checkpoint)
+    tokens, types = _tokens(checkpoint, ids, rows)
+    merges = _merges(model, ids, where)
+    if not model.get("byte_fallback"):
+        pre = pre_tokenizer_name(checkpoint.tokenizer, where)
+        texts = [f"{left} {right}" for left, right in merges]
+        return Vocabulary("gpt2", pre, tokens, types, ids, merges=texts)
+    prefix = gguf_sentencepiece.adds_space_prefix(checkpoint.tokenizer, where)
+    scores = gguf_sentencepiece.scores(model, merges, where)
+    types = [_fallback_type(model, token, kind) for token, kind in zip(tokens, types, strict=True)]
+    by_row = [scores.get(token, 0.0) for token in tokens]
+    return Vocabulary(
+        "llama", "default", tokens, types, ids, scores=by_row, add_space_prefix=prefix
+    )
+
+
+def _tokens(checkpoint: Checkpoint, ids: dict[str, int], rows: int) -> tuple[list[str], list[int]]:
+    """Return the text and the type of every row, rows without a token as unused padding."""
+    where = str(checkpoint.path / "tokenizer.json")
     if max(ids.values()) >= rows:
         raise InputError(
             f"{where} has token {max(ids.values())}, the model's embedding has {rows} rows",
@@ -102,7 +123,26 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:
         types[added["id"]] = CONTROL if _is_control(added) else USER_DEFINED
     if len(set(tokens)) != rows or "" in ids:
         raise InputError(f"{where}: the vocabulary has an empty or a repeated token")
-    return Vocabulary("gpt2", pre, tokens, types, _merges(checkpoint, ids), ids)
+    return tokens, types
+
+
+def _fallback_type(model: dict[str, Any], token: str, kind: int) -> int:
+    """Return the type of a SentencePiece token, `kind` unless it is a byte or the unknown one."""
+    if gguf_sentencepiece.BYTE_TOKEN.fullmatch(token):
+        return BYTE
+    return UNKNOWN if token == model.get("unk_token") else kind
+
+
+def _bpe_model(tokenizer: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the model of tokenizer.json. Raises InputError for one that is not plain BPE."""
+    model = tokenizer.get("model")
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != "BPE":
+        raise InputError(f"{where}: the tokenizer is {kind!r:.60}", hint="supported: BPE")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        if model.get(key):
+            raise InputError(f"{where}: the tokenizer has {key}, which llama.cpp cannot do")
+    return model
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any], where: str) -> str:
@@ -110,17 +150,9 @@ def pre_tokenizer_name(tokenizer: dict[str, Any], where: str) -> str:
 
     Raises InputError that says what was found if no known pre-tokenizer does the same.
     """
-    model = tokenizer.get("model")
-    kind = model.get("type", "BPE") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or kind != "BPE" or model.get("byte_fallback"):
-        found = "BPE with byte fallback (SentencePiece)" if kind == "BPE" else repr(kind)
-        raise InputError(
-            f"{where}: the tokenizer is {found:.60}",
-            hint="supported: byte-level BPE, as of GPT-2, Llama 3, Qwen and SmolLM",
-        )
     steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
     normalizer = _normalizer(tokenizer.get("normalizer"))
-    ignore_merges = bool(model.get("ignore_merges"))
+    ignore_merges = bool(_bpe_model(tokenizer, where).get("ignore_merges"))
     for known in PRE_TOKENIZERS:
         if (
             steps == known.steps
@@ -178,18 +210,17 @@ def _is_control(added: dict[str, Any]) -> bool:
     return bool(added.get("special")) or (text.startswith("<|") and text.endswith("|>"))
 
 
-def _merges(checkpoint: Checkpoint, ids: dict[str, int]) -> list[str]:
-    """Return the merges as "left right", each checked to make a token of the vocabulary."""
-    where = checkpoint.path / "tokenizer.json"
-    merges = checkpoint.tokenizer["model"].get("merges")
+def _merges(model: dict[str, Any], ids: dict[str, int], where: str) -> list[tuple[str, str]]:
+    """Return the merges in order of rank, each checked to make a token of the vocabulary."""
+    merges = model.get("merges")
     if not isinstance(merges, list) or not merges:
         raise InputError(f"{where} has no merges")
-    texts = []
+    pairs = []
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         match parts:
             case [str(left), str(right)] if left + right in ids and " " not in left + right:
-                texts.append(f"{left} {right}")
+                pairs.append((left, right))
             case _:
                 raise InputError(f"{where}: merge {merge!r:.60} makes no token")
-    return texts
+    return pairs

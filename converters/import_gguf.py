@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from converters.architectures import FAMILIES, ModelShape, Role, TensorSpec
 from converters.architectures.settings import Settings
-from converters.gguf_config import ROPE_FACTORS, generation_config, model_config
+from converters.gguf_config import generation_config, model_config
+from converters.gguf_metadata import ARCHITECTURES, rope_factors
+from converters.gguf_plan import ROPE_FACTORS, gguf_name
 from converters.gguf_tokenizer import tokenizer_files
 from converters.safetensors_writer import FLOAT32_BYTES, write_float32
 from edgekit.errors import InputError
@@ -44,8 +46,10 @@ def import_gguf(gguf_path: Path, out_folder: Path, *, progress: Progress | None 
     type that is not supported, or misses a tensor; GateError if the disk is too small.
     """
     header = read_header(gguf_path)
-    config = model_config(header, _rope_factors(header))
+    factors = _rope_factors(header)
+    config = model_config(header, factors)
     shape = _model_shape(config, gguf_path)
+    _check_rope_factors(gguf_path, shape, factors)
     weights = _weights(header, shape)
     documents: dict[str, dict[str, Any]] = {
         "config.json": config,
@@ -91,31 +95,27 @@ def _model_shape(config: dict[str, Any], path: Path) -> ModelShape:
 
 def _weights(header: GgufHeader, shape: ModelShape) -> list[_Weight]:
     """Return the checkpoint's tensors in order. Raises InputError unless the file has just them."""
-    tensors = {tensor.name: tensor for tensor in header.tensors}
-    names = gguf.get_tensor_name_map(_gguf_architecture(header), shape.layers)
+    tensors = {tensor.name: tensor for tensor in header.tensors if tensor.name != ROPE_FACTORS}
     weights = []
     for spec in shape.tensors():
-        name = names.get_name(spec.name, try_suffixes=(".weight", ".bias"))
-        tensor = tensors.pop(name, None)
+        tensor = tensors.pop(gguf_name(spec), None)
         if tensor is None:
-            raise InputError(f"{header.path}: the tensor {name} is missing")
+            raise InputError(f"{header.path}: the tensor {gguf_name(spec)} is missing")
         if tensor.shape != spec.shape[::-1]:
             raise InputError(
-                f"{header.path}: tensor {name} has shape {list(tensor.shape)}, "
+                f"{header.path}: tensor {tensor.name} has shape {list(tensor.shape)}, "
                 f"its metadata says {list(spec.shape[::-1])}"
             )
         _require_dequantiser(header, tensor)
-        interleaved = header.architecture == "llama" and spec.role in (Role.QUERY, Role.KEY)
-        weights.append(_Weight(spec, tensor, shape.head_dim if interleaved else None))
-    tensors.pop(ROPE_FACTORS, None)
+        weights.append(_Weight(spec, tensor, _interleaved_head(shape, spec.role)))
     if tensors:
         raise InputError(f"{header.path}: the tensor {min(tensors)} is not part of the model")
     return weights
 
 
-def _gguf_architecture(header: GgufHeader) -> Any:
-    by_name = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
-    return by_name[header.architecture]
+def _interleaved_head(shape: ModelShape, role: Role) -> int | None:
+    interleaved = ARCHITECTURES[shape.family].adjacent_pairs and role in (Role.QUERY, Role.KEY)
+    return shape.head_dim if interleaved else None
 
 
 def _require_dequantiser(header: GgufHeader, tensor: GgufTensor) -> None:
@@ -184,14 +184,29 @@ def _uninterleaved(rows: NDArray[np.float32], head_dim: int) -> NDArray[np.float
 
 
 def _rope_factors(header: GgufHeader) -> NDArray[np.float32] | None:
+    """Return the stored factors of the rotary frequencies, float32 [head_dim / 2], if any."""
     tensor = next((t for t in header.tensors if t.name == ROPE_FACTORS), None)
     if tensor is None:
         return None
-    if tensor.type_name != "F32" or len(tensor.shape) != 1:
-        raise InputError(f"{header.path}: {ROPE_FACTORS} is not a list of float32")
+    if tensor.type_name != "F32" or header.architecture != "llama":
+        raise InputError(
+            f"{header.path}: {ROPE_FACTORS} is {tensor.type_name} in a {header.architecture}, "
+            "F32 in a llama is supported"
+        )
     with header.path.open("rb", buffering=0) as stream:
         data = _read(header.path, stream, tensor, tensor.offset, tensor.bytes)
     return data.view("<f4").astype(np.float32)
+
+
+def _check_rope_factors(path: Path, shape: ModelShape, found: NDArray[np.float32] | None) -> None:
+    """Raise InputError unless the configuration gives the factors that the file holds."""
+    if found is None:
+        return
+    expected = rope_factors(shape)
+    if expected is None:
+        expected = np.ones(shape.head_dim // 2, dtype=np.float32)
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4, atol=0):
+        raise InputError(f"{path}: the factors in {ROPE_FACTORS} are not those of Llama 3.1's rule")
 
 
 def _model_card(header: GgufHeader) -> str:

@@ -9,6 +9,7 @@ Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -125,7 +126,7 @@ class _Decoder:
 
     def model(self) -> onnx.ModelProto:
         self._lengths()
-        hidden = self._embedding()
+        hidden: str | tuple[str, str] = self._embedding()
         for layer in range(self.shape.layers):
             hidden = self._layer(layer, hidden)
         self._logits(self._norm(hidden, f"{Role.OUTPUT_NORM}.weight", "final")[0])
@@ -189,44 +190,53 @@ class _Decoder:
         return normed, f"{name}.residual"
 
     def _attention(self, layer: int, prefix: str, normed: str) -> str:
-        if f"{prefix}self_attn.qkv_proj.weight" in self.tensors:
-            projections = [self._linear(normed, f"{prefix}self_attn.qkv_proj"), "", ""]
-        else:
-            roles = (Role.QUERY, Role.KEY, Role.VALUE)
-            projections = [self._linear(normed, f"{prefix}{role}") for role in roles]
         past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
         lengths = ["last_position_int32", "total_length_int32"]
         table = [self.graph.floats(self.tensors[n]) for n in (ROTARY_COSINES, ROTARY_SINES)]
+        shape = self.shape
+        window = {} if shape.sliding_window is None else {"local_window_size": shape.sliding_window}
         return self.graph.node(
             "GroupQueryAttention",
-            [*projections, *past, *lengths, *table, *self._head_norms(prefix)],
+            [*self._queries_keys_values(prefix, normed), *past, *lengths, *table],
             f"{prefix}attended",
             f"present.{layer}.key",
             f"present.{layer}.value",
             domain=CONTRIB,
-            **self._attention_attributes(),
+            num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            scale=shape.head_dim**-0.5,
+            do_rotary=1,
+            **window,
         )
 
-    def _head_norms(self, prefix: str) -> list[str]:
-        if not self.shape.qk_norm:
-            return []
-        names = (f"{prefix}{Role.QUERY_NORM}.weight", f"{prefix}{Role.KEY_NORM}.weight")
-        # positions, bias, sink and the two scales of a quantised cache are not given
-        return [""] * 5 + [self.graph.floats(self.tensors[name]) for name in names]
+    def _queries_keys_values(self, prefix: str, normed: str) -> list[str]:
+        """Return three values, or one that holds all three and two empty names."""
+        roles = (Role.QUERY, Role.KEY, Role.VALUE)
+        names = [f"{prefix}{role}.out" for role in roles]
+        if f"{prefix}self_attn.qkv_proj.weight" not in self.tensors:
+            for role in roles:
+                self._linear(normed, f"{prefix}{role}")
+        else:
+            stacked = self._linear(normed, f"{prefix}self_attn.qkv_proj")
+            if not self.shape.qk_norm:
+                return [stacked, "", ""]
+            widths = (self.shape.query_size, self.shape.key_value_size, self.shape.key_value_size)
+            sizes = self.graph.integers("qkv_widths", *widths)
+            self.graph.node("Split", [stacked, sizes], *names, axis=-1)
+        if self.shape.qk_norm:
+            # attention on the CPU does not take these norms' gains as inputs of its own
+            names[0] = self._head_norm(names[0], f"{prefix}{Role.QUERY_NORM}.weight")
+            names[1] = self._head_norm(names[1], f"{prefix}{Role.KEY_NORM}.weight")
+        return names
 
-    def _attention_attributes(self) -> dict[str, Any]:
-        shape = self.shape
-        attributes: dict[str, Any] = {
-            "num_heads": shape.heads,
-            "kv_num_heads": shape.kv_heads,
-            "scale": shape.head_dim**-0.5,
-            "do_rotary": 1,
-        }
-        if shape.sliding_window is not None:
-            attributes["local_window_size"] = shape.sliding_window
-        if shape.qk_norm:
-            attributes["qk_norm_epsilon"] = shape.rms_norm_epsilon
-        return attributes
+    def _head_norm(self, value: str, weight: str) -> str:
+        """Normalise each head by itself; the value keeps its shape, [batch, new, all heads]."""
+        graph, head_dim = self.graph, self.shape.head_dim
+        split = graph.integers("split_heads", 0, 0, -1, head_dim)
+        joined = graph.integers("join_heads", 0, 0, -1)
+        heads = graph.node("Reshape", [value, split], f"{value}.heads")
+        normed = self._norm(heads, weight, value)[0]
+        return graph.node("Reshape", [normed, joined], f"{value}.joined")
 
     def _feed_forward(self, prefix: str, normed: str) -> str:
         graph = self.graph
@@ -278,19 +288,17 @@ class _Decoder:
             _value("input_ids", TensorProto.INT64, ["batch", "new"]),
             _value("attention_mask", TensorProto.INT64, ["batch", "all"]),
         ]
-        outputs = [
-            _value("logits", TensorProto.FLOAT, ["batch", "wanted", shape.vocabulary_size])
-        ]
+        outputs = [_value("logits", TensorProto.FLOAT, ["batch", "wanted", shape.vocabulary_size])]
         for layer in range(shape.layers):
             for part in ("key", "value"):
                 past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
-                size = [shape.kv_heads, "past", shape.head_dim]
-                inputs.append(_value(past, TensorProto.FLOAT, ["batch", *size]))
-                size = [shape.kv_heads, "present", shape.head_dim]
-                outputs.append(_value(present, TensorProto.FLOAT, ["batch", *size]))
+                before: list[int | str] = ["batch", shape.kv_heads, "past", shape.head_dim]
+                after: list[int | str] = ["batch", shape.kv_heads, "present", shape.head_dim]
+                inputs.append(_value(past, TensorProto.FLOAT, before))
+                outputs.append(_value(present, TensorProto.FLOAT, after))
         # an input that has an initialiser has a default: callers that do not know it get all logits
         return [*inputs, _value(FIRST_LOGIT, TensorProto.INT64, [1])], outputs
 
 
-def _value(name: str, dtype: int, dims: list[int | str]) -> onnx.ValueInfoProto:
+def _value(name: str, dtype: int, dims: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, dims)

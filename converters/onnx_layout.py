@@ -199,9 +199,7 @@ def _tensors(
         yield replace(_single(specs[embedding], types), name=output, type=types[output])
 
 
-def _stacks(
-    layer: int, specs: dict[str, TensorSpec], types: dict[str, str]
-) -> Iterator[Tensor]:
+def _stacks(layer: int, specs: dict[str, TensorSpec], types: dict[str, str]) -> Iterator[Tensor]:
     prefix = f"model.layers.{layer}."
     for (name, roles), part in ((s, p) for s in STACKS for p in ("weight", "bias")):
         names = [f"{prefix}{role}.{part}" for role in roles]

@@ -68,7 +68,8 @@ def _scales(values: Array, counts: Array, bits: Bits) -> Array:
         scale = np.maximum(high, -low) / EIGHT_BIT_END
     else:
         scale = _search(values, counts, np.where(high > -low, high, low))
-    return np.clip(scale, -LARGEST_HALF, LARGEST_HALF)
+    clipped: Array = np.clip(scale, -LARGEST_HALF, LARGEST_HALF)
+    return clipped
 
 
 def _search(values: Array, counts: Array, largest: Array) -> Array:
@@ -93,18 +94,24 @@ def _search(values: Array, counts: Array, largest: Array) -> Array:
     ratio = np.divide(
         (weighted * values).sum(axis=0), along, out=np.ones_like(best), where=along != 0
     )
-    return best * np.clip(ratio, *LENGTHENING)
+    best *= np.clip(ratio, *LENGTHENING)
+    return best
 
 
 def _rounded(values: Array, scale: Array, bits: Bits) -> Array:
     """Return the signed codes of `values` as floats; a scale of 0 gives codes of 0."""
     half = 1 << (bits - 1)
-    codes = values * np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    codes: Array = values * np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     np.rint(codes, out=codes)
-    return np.clip(codes, -half, half - 1, out=codes)
+    np.clip(codes, -half, half - 1, out=codes)
+    return codes
 
 
 def _codes(values: Array, scale: Array, bits: Bits) -> NDArray[np.uint8]:
     """Return unsigned codes, uint8 [4 * bits, blocks]."""
-    codes = (_rounded(values, scale, bits) + np.float32(1 << (bits - 1))).astype(np.uint8)
-    return codes if bits == 8 else codes[0::2] | (codes[1::2] << 4)
+    centred = _rounded(values, scale, bits)
+    codes: NDArray[np.uint8] = (centred + np.float32(1 << (bits - 1))).astype(np.uint8)
+    if bits == 4:
+        codes[0::2] |= codes[1::2] << 4
+        return codes[0::2]
+    return codes

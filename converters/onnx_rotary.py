@@ -50,7 +50,8 @@ def _llama3_share(plain: Array, scaling: RopeScaling) -> Array:
     """Return how much of each frequency stays unscaled, by its turns in the original context."""
     turns = scaling.original_context_length * plain / np.float32(2 * math.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    return np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
+    share: Array = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
+    return share
 
 
 def _yarn_share(shape: ModelShape, scaling: RopeScaling) -> Array:
@@ -64,4 +65,5 @@ def _yarn_share(shape: ModelShape, scaling: RopeScaling) -> Array:
     last = min(math.ceil(dimension(scaling.beta_slow)), shape.head_dim - 1)
     steps = np.arange(shape.head_dim // 2, dtype=np.float32)
     ramp = (steps - first) / max(last - first, 0.001)
-    return (1 - np.clip(ramp, 0, 1)).astype(np.float32)
+    share: Array = (1 - np.clip(ramp, 0, 1)).astype(np.float32)
+    return share

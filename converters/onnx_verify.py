@@ -137,20 +137,19 @@ def _rows(
     data = _read(path, stored[_stored_name(tensor, stored)], tensor.shape[0], first, count)
     if not tensor.quantised:
         values = data.view(np.float16 if tensor.type == "f16" else np.float32).astype(np.float32)
-        half = np.abs(values) * HALF_PRECISION + SMALLEST_HALF
-        return values, half if tensor.type == "f16" else np.zeros_like(values)
+        precision, smallest = (HALF_PRECISION, SMALLEST_HALF) if tensor.type == "f16" else (0, 0)
+        return values, np.abs(values) * np.float32(precision) + np.float32(smallest)
     bits: Bits = BITS[tensor.type]
     raw_scales = _read(path, stored[f"{tensor.name}.scales"], tensor.shape[0], first, count)
     scales = raw_scales.view(np.float16).reshape(count, -1)
     codes = data.reshape(count, -1, BLOCK * bits // 8)
     steps = np.abs(scales.astype(np.float32)).repeat(BLOCK, axis=1)
-    allowed = LARGEST_STEPS[tensor.type] * steps + (1 << bits) * SMALLEST_HALF
+    allowed = steps * np.float32(LARGEST_STEPS[tensor.type])
+    allowed += np.float32((1 << bits) * SMALLEST_HALF)
     return dequantise_rows(codes, scales, bits), allowed
 
 
-def _read(
-    path: Path, proto: TensorProto, rows: int, first: int, count: int
-) -> NDArray[np.uint8]:
+def _read(path: Path, proto: TensorProto, rows: int, first: int, count: int) -> NDArray[np.uint8]:
     """Read rows of a tensor from where the model file says that they are."""
     place = {entry.key: entry.value for entry in proto.external_data}
     row_bytes = int(place["length"]) // rows

@@ -8,9 +8,11 @@ artifacts or engines.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW_TOKENS = 512
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,18 @@ def measure_reference(
     passages: Sequence[Passage],
     cache_folder: Path,
     progress: Progress,
+    *,
+    windows_per_kind: int | None = None,
 ) -> Reference:
     """Return the reference of `checkpoint` on `passages`; from `cache_folder` where it is known.
 
-    Needs torch and transformers unless it is cached. Raises InputError if a passage cannot be
-    tokenized or the texts are too short to measure anything.
+    `windows_per_kind` bounds how much of each kind of text is measured. Needs torch and
+    transformers unless it is cached. Raises InputError if the checkpoint cannot be loaded or the
+    texts are too short to measure anything.
     """
     tokenizer = _tokenizer(checkpoint)
     ids = tuple(tuple(_encode(tokenizer, passage)) for passage in passages)
-    windows = tuple(_windows(passages, ids, _window_length(checkpoint)))
+    windows = tuple(_windows(passages, ids, _window_length(checkpoint), windows_per_kind))
     if not windows:
         raise InputError("the text is shorter than two tokens", hint="give a longer text")
     file = cache_folder / f"{_key(checkpoint, windows)}.npz"
@@ -107,12 +112,17 @@ def render_dialogues(
     With `prompt`, the text ends where the assistant's answer would begin. transformers renders,
     so that the runtime's own renderer has something to be checked against.
     """
-    transformers = need("transformers", "convert")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+    tokenizer = _transformers_tokenizer(checkpoint.path)
     return [
         str(tokenizer.apply_chat_template(d, tokenize=False, add_generation_prompt=prompt))
         for d in dialogues
     ]
+
+
+@lru_cache(maxsize=1)
+def _transformers_tokenizer(path: Path) -> Any:
+    transformers = need("transformers", "convert")
+    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
@@ -135,15 +145,15 @@ def _window_length(checkpoint: Checkpoint) -> int:
 
 
 def _windows(
-    passages: Sequence[Passage], ids: Sequence[Sequence[int]], length: int
+    passages: Sequence[Passage], ids: Sequence[Sequence[int]], length: int, limit: int | None
 ) -> Iterator[Window]:
-    """Cut the tokens of each kind, joined, into windows of at most `length`."""
+    """Cut the tokens of each kind, joined, into at most `limit` windows of at most `length`."""
     kinds: dict[str, list[int]] = {}
     for passage, passage_ids in zip(passages, ids, strict=True):
         if passage.measured:
             kinds.setdefault(passage.kind, []).extend(passage_ids)
     for kind, kind_ids in kinds.items():
-        for first in range(0, len(kind_ids), length):
+        for first in range(0, len(kind_ids), length)[:limit]:
             piece = kind_ids[first : first + length]
             if len(piece) > 1:
                 yield Window(kind, tuple(piece))
@@ -162,10 +172,11 @@ def _run(
     noise: list[NDArray[np.float64]] = []
     seen: set[str] = set()
     total = sum(len(window.token_ids) for window in windows)
+    rng = np.random.default_rng(0)
     with progress.task("running the checkpoint in float32", total, unit="tokens") as advance:
         for window in windows:
             logits = _logits(model, window.token_ids)
-            parts.append(compact(logits, targets(window)))
+            parts.append(compact(logits, targets(window), rng))
             if window.kind not in seen:  # one window of each kind tells the floor
                 seen.add(window.kind)
                 again = _logits_in_two_steps(model, window.token_ids)
@@ -219,27 +230,14 @@ def _to_numpy(logits: torch.Tensor) -> NDArray[np.float32]:
 def _load(file: Path) -> tuple[CompactRows, float] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            rows = CompactRows(
-                offsets=arrays["offsets"],
-                token_ids=arrays["token_ids"],
-                log_probabilities=arrays["log_probabilities"],
-                target_log_probabilities=arrays["target_log_probabilities"],
-            )
+            rows = CompactRows(*(arrays[field.name] for field in fields(CompactRows)))
             return rows, float(arrays["noise_floor"])
     except (OSError, ValueError, KeyError, EOFError):
         return None  # absent or damaged: it is only a cache
 
 
 def _save(file: Path, rows: CompactRows, noise_floor: float) -> None:
-    import io
-
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        offsets=rows.offsets,
-        token_ids=rows.token_ids,
-        log_probabilities=rows.log_probabilities,
-        target_log_probabilities=rows.target_log_probabilities,
-        noise_floor=np.float64(noise_floor),
-    )
+    arrays = {field.name: getattr(rows, field.name) for field in fields(CompactRows)}
+    np.savez_compressed(buffer, noise_floor=np.float64(noise_floor), **arrays)
     write_atomically(file, buffer.getvalue())

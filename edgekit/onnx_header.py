@@ -18,6 +18,7 @@ from pathlib import Path
 from edgekit.errors import InputError
 
 MAX_GRAPH_BYTES = 256 << 20
+MAX_FIELDS = 1 << 20  # a graph of edgekit's has some twenty thousand
 MAX_NESTING = 8  # graphs inside attributes of nodes
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 48
@@ -70,6 +71,7 @@ class _Walk:
         self.path = path
         self.data = data
         self.file_bytes: dict[str, int] = {}
+        self.fields = 0
 
     def model(self) -> None:
         """ModelProto: 7 graph, 8 opset imports, 20 training, 25 functions."""
@@ -131,7 +133,7 @@ class _Walk:
             match number, wire:
                 case 1, 0:
                     tensor.dims.append(first)
-                case 1, 2:
+                case 1, 2 if last - first <= 10 * MAX_DIMENSIONS:
                     tensor.dims.extend(self._varints(first, last))
                 case 2, 0:
                     tensor.data_type = first
@@ -143,7 +145,7 @@ class _Walk:
                     self._place(first, last, tensor.place)
                 case 14, 0:
                     tensor.external = first == EXTERNAL
-                case (1 | 2 | 3 | 8 | 9 | 13 | 14), _:
+                case ((1 | 2 | 3 | 8 | 9 | 13 | 14), _):
                     raise self._error(f"tensor {tensor.name!r:.80} is malformed")
         self._check_tensor(tensor)
 
@@ -197,7 +199,7 @@ class _Walk:
     def _size_of(self, location: str) -> int:
         """Return the size of the file beside the model that `location` names."""
         if location not in self.file_bytes:
-            plain = location not in ("", ".", "..") and not set(location) & set('/\\:\0')
+            plain = location not in ("", ".", "..") and not set(location) & set("/\\:\0")
             file = self.path.parent / (location if plain else "?")
             if not plain or file.is_symlink() or not file.is_file():
                 raise self._error(
@@ -228,6 +230,9 @@ class _Walk:
         while position < end:
             key, position = self._varint(position, end)
             number, wire = key >> 3, key & 7
+            self.fields += 1
+            if self.fields > MAX_FIELDS:
+                raise self._error(f"it has more than {MAX_FIELDS} fields")
             if number == 0:
                 raise self._error(f"the field at byte {position} has number 0")
             if wire == VARINT:

@@ -71,6 +71,6 @@ def _find(name_or_path: str, folder: Path, mark: str, kind: str, maker: str) -> 
         return folder / name_or_path
     if path.exists():
         raise InputError(f"{path} is not a {kind}: it holds no {mark}", hint=f"see {maker} --help")
-    held = sorted(p.parent.name for p in folder.glob(f"*/{mark}"))
+    held = sorted(p.parent.name for p in folder.glob(f"[!.]*/{mark}"))
     known = f"the store holds: {', '.join(held)}" if held else f"make one with {maker}"
     raise InputError(f"there is no {kind} '{name_or_path}'", hint=known)

@@ -23,7 +23,7 @@ from runtimes.limits import TimeUp, cpu_limit, memory_limit
 MAX_TEMPLATE_CHARACTERS = 256 << 10
 MAX_PROMPT_CHARACTERS = 8 << 20
 MAX_RENDER_CPU_S = 2.0
-MAX_RENDER_BYTES = 512 << 20
+MAX_RENDER_BYTES = 256 << 20
 MAX_INTEGER_BITS = 4096
 
 

@@ -26,6 +26,7 @@ from runtimes.wire import Frame, decode_error
 
 # A template has 2 s of processor time inside the worker; this ends what no limit there reaches.
 RENDER_TIMEOUT_S = 30.0
+_STUCK = f"the model was stopped: it went on for {STOP_GRACE_S:g} s after an answer was cancelled"
 WORKER_PROGRAM = "from runtimes.worker import main\nmain()"
 
 
@@ -43,11 +44,10 @@ class WorkerRuntime:
         self._turn = threading.RLock()
         self._request_ids = count()
         self._answer_id: int | None = None
+        self.closed = False
         try:
             facts = self._call("load", logits_handle=self._logits.handle, **load_request)
-            self._context_length = _whole(facts["context_length"])
-            self._vocabulary_size = _whole(facts["vocabulary_size"])
-            self._threads = _whole(facts["threads"])
+            self._context_length, self._vocabulary_size, self._threads = _facts(facts)
         except BaseException:
             self.close()
             raise
@@ -92,7 +92,7 @@ class WorkerRuntime:
         try:
             return self._call(operation, RENDER_TIMEOUT_S, messages=conversation)
         except TimeoutError:
-            self._process.kill("its chat template did not come to an end")
+            self._process.kill("the model was stopped: its chat template did not come to an end")
             raise InputError(
                 f"the chat template did not come to an end in {RENDER_TIMEOUT_S:g} s",
                 hint="convert the model again with another template, or trust this model less",
@@ -125,6 +125,7 @@ class WorkerRuntime:
 
     def close(self) -> None:
         """End the worker, also in the middle of an answer. From any thread, safe to call twice."""
+        self.closed = True
         self._process.stop()
         # The worker is gone, so a thread that waits for it sees the end of the pipe and lets go.
         with self._turn:
@@ -170,7 +171,7 @@ class WorkerRuntime:
             self._answer_id = None
             return
         if not self._turn.acquire(timeout=STOP_GRACE_S):
-            self._process.kill(f"it did not stop an answer within {STOP_GRACE_S:g} s")
+            self._process.kill(_STUCK)
             return
         try:
             self._drain(answer_id)
@@ -184,7 +185,7 @@ class WorkerRuntime:
                 if "chunk" not in self._process.receive(answer_id, STOP_GRACE_S):
                     self._answer_id = None
         except TimeoutError:
-            self._process.kill(f"it did not stop an answer within {STOP_GRACE_S:g} s")
+            self._process.kill(_STUCK)
             self._answer_id = None
         except EngineFailure:
             self._answer_id = None
@@ -213,7 +214,7 @@ class WorkerAnswer(Iterator[Chunk]):
                 self._id = self._runtime.begin_answer(self._prompt(), self._sampling)
             chunk = None if self._closed else self._runtime.next_chunk(self._id)
         except EngineFailure:
-            if self._closed:
+            if self._closed or (self._id is not None and self._runtime.closed):
                 raise StopIteration from None
             raise
         if chunk is None or self._closed:
@@ -238,10 +239,21 @@ def _result(frame: Frame) -> Any:
 
 
 def _chunk(fields: Any) -> Chunk:
+    if not isinstance(fields, list) or len(fields) != 5:
+        raise _nonsense(fields)
     text, tokens, prompt_tokens, reused_tokens, finish = fields
     if finish not in ("stop", "length", "context", None):
         raise _nonsense(finish)
     return Chunk(str(text), _whole(tokens), _whole(prompt_tokens), _whole(reused_tokens), finish)
+
+
+def _facts(fields: Any) -> tuple[int, int, int]:
+    """Return what a loaded model is: context length, vocabulary size, threads."""
+    names = ("context_length", "vocabulary_size", "threads")
+    if not isinstance(fields, dict) or set(fields) != set(names):
+        raise _nonsense(fields)
+    context_length, vocabulary_size, threads = (_whole(fields[name]) for name in names)
+    return context_length, vocabulary_size, threads
 
 
 def _whole(value: Any) -> int:
@@ -251,7 +263,9 @@ def _whole(value: Any) -> int:
 
 
 def _ids(values: Any) -> list[int]:
-    return [_whole(value) for value in values] if isinstance(values, list) else [_whole(values)]
+    if not isinstance(values, list):
+        raise _nonsense(values)
+    return [_whole(value) for value in values]
 
 
 def _nonsense(value: Any) -> EngineFailure:

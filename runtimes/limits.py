@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_STATM = Path("/proc/self/statm")
 _address_space = threading.Lock()
 
 
@@ -49,20 +50,26 @@ def cpu_limit(seconds: float) -> Iterator[None]:
 def memory_limit(extra_bytes: int) -> Iterator[None]:
     """Make allocations in the block fail with MemoryError beyond `extra_bytes` more than now.
 
-    Holds for the whole process while the block runs. Linux only; elsewhere it does nothing.
+    Holds for the whole process while the block runs. Does nothing where /proc does not tell how
+    much that is.
     """
-    if sys.platform != "linux":
+    if not _STATM.exists():
         yield
         return
     import resource
 
     with _address_space:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        wanted = pages * resource.getpagesize() + extra_bytes
+        wanted = _address_space_bytes() + extra_bytes
         already = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
         resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *already]), hard))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space_bytes() -> int:
+    import resource
+
+    return int(_STATM.read_text().split()[0]) * resource.getpagesize()

@@ -77,7 +77,10 @@ class LocalRuntime:
             stops = self._manifest.stop_token_ids
             with self._open():
                 ids = prompt()
-            yield from generate(self._engine, ids, sampling, stops, cancelled)
+            for chunk in generate(self._engine, ids, sampling, stops, cancelled):
+                yield chunk
+                if self._closed:  # its engine is gone
+                    return
 
         return Answer(chunks(), cancelled, self._turn, self._engine.interrupt)
 

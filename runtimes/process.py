@@ -38,20 +38,25 @@ class WorkerProcess:
     def __init__(self, program: str, pass_handles: Sequence[int] = ()) -> None:
         """`pass_handles` are descriptors that the child inherits under the same numbers."""
         path = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, "-I", "-c", _BOOTSTRAP + program, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=tuple(pass_handles),
-        )
-        assert self._process.stdin  # noqa: S101 - pipes, as asked for
-        assert self._process.stdout  # noqa: S101
-        self._writer = FrameWriter(self._process.stdin.fileno())
-        self._reader = FrameReader(self._process.stdout.fileno())
+        requests, requests_in = os.pipe()
+        replies_out, replies = os.pipe()
+        stderr_out, stderr = os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                [sys.executable, "-I", "-c", _BOOTSTRAP + program, path],
+                stdin=requests,
+                stdout=replies,
+                stderr=stderr,
+                pass_fds=tuple(pass_handles),
+            )
+        finally:
+            for handle in (requests, replies, stderr):
+                os.close(handle)
+        self._writer = FrameWriter(requests_in)
+        self._reader = FrameReader(replies_out)
+        self._open_handles = [replies_out, stderr_out]
         self._last_words = bytearray()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(stderr_out,), daemon=True)
         self._listener.start()
         self._why_stopped = ""
 
@@ -64,7 +69,7 @@ class WorkerProcess:
         """Send one frame. Raises EngineFailure if the child is dead."""
         try:
             self._writer.write(frame)
-        except (BrokenPipeError, ValueError, OSError) as error:
+        except OSError as error:
             raise self.death() from error
 
     def receive(self, request_id: int, timeout_s: float | None = None) -> Frame:
@@ -78,7 +83,7 @@ class WorkerProcess:
             try:
                 frame = self._reader.read(left_s)
             except WireError as error:
-                self.kill(f"what it sent makes no sense: {error}")
+                self.kill(f"the model's process sent what makes no sense: {error}")
                 raise self.death() from error
             if frame is None:
                 raise self.death()
@@ -86,7 +91,7 @@ class WorkerProcess:
                 return frame
 
     def kill(self, why: str) -> None:
-        """End the child at once; `why` explains it to whoever asks next."""
+        """End the child at once; `why` is the sentence for whoever asks next."""
         self._why_stopped = self._why_stopped or why
         self._process.kill()
 
@@ -94,12 +99,10 @@ class WorkerProcess:
         """Return a sentence about how the child ended: the signal and its last words."""
         code = self._wait(STOP_GRACE_S)
         if code is None:
-            self.kill("it closed its pipe and went on running")
+            self.kill("the model's process closed its pipe and went on running")
             code = self._process.wait()
         if self._why_stopped:
-            return EngineFailure(
-                f"the model's process was stopped: {self._why_stopped}", hint="load it again"
-            )
+            return EngineFailure(self._why_stopped, hint="load it again")
         self._listener.join(timeout=1)
         said = f"; it last said: {words}" if (words := self._words()) else ""
         if code >= 0:
@@ -112,18 +115,16 @@ class WorkerProcess:
     def stop(self) -> None:
         """Close the child's input, which ends it, and kill it if it goes on. Safe to call twice."""
         self._why_stopped = self._why_stopped or "the model was closed"
-        assert self._process.stdin  # noqa: S101 - a pipe, see __init__
-        self._process.stdin.close()
+        self._writer.close()
         if self._wait(STOP_GRACE_S) is None:
             self._process.kill()
             self._process.wait()
 
     def release(self) -> None:
-        """Close the other pipes; nobody may be reading from them any more."""
+        """Close the other pipes; the child is dead and nobody reads from them any more."""
         self._listener.join(timeout=1)
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream:
-                stream.close()
+        while self._open_handles:
+            os.close(self._open_handles.pop())
 
     def _wait(self, timeout_s: float) -> int | None:
         try:
@@ -131,10 +132,8 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def _listen(self) -> None:
+    def _listen(self, handle: int) -> None:
         """Keep the end of what the child writes to stderr, so that it never waits for a reader."""
-        assert self._process.stderr  # noqa: S101 - a pipe, see __init__
-        handle = self._process.stderr.fileno()
         while data := os.read(handle, LAST_WORDS_BYTES):
             self._last_words += data
             del self._last_words[:-LAST_WORDS_BYTES]

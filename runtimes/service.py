@@ -40,11 +40,9 @@ class Service:
     def run(self) -> None:
         """Serve until the parent closes its end; never returns."""
         threading.Thread(target=self._listen, daemon=True).start()
-        request = self._waiting.get()
-        self._reply(request, lambda: self._load(request))
+        self._reply(self._waiting.get(), self._load)
         while True:
-            request = self._waiting.get()
-            self._reply(request, lambda request=request: self._serve(request))  # type: ignore[misc]
+            self._reply(self._waiting.get(), self._serve)
 
     def _listen(self) -> None:
         """Read requests while the engine computes; end the process when the parent is gone."""
@@ -65,11 +63,9 @@ class Service:
         if streaming is not None and streaming[0] == request_id:
             streaming[1].close()
 
-    def _reply(self, request: Frame, work: Callable[[], Any]) -> None:
+    def _reply(self, request: Frame, work: Callable[[Frame], Any]) -> None:
         try:
-            reply: Frame = {"result": work()}
-        except BrokenPipeError:
-            os._exit(0)
+            reply: Frame = {"result": work(request)}
         except Exception as error:  # every failure is the parent's to know, bugs included
             reply = {"error": encode_error(error)}
         self._replies.write({"id": request["id"], **reply})

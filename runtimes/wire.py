@@ -84,15 +84,22 @@ class FrameWriter:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser may write while its thread writes
 
     def write(self, frame: Frame) -> None:
-        """Write one frame whole. Raises BrokenPipeError when nobody reads any more."""
+        """Write one frame whole. Raises OSError when nobody reads any more."""
         body = json.dumps(frame, separators=(",", ":")).encode()
         data = memoryview(_LENGTH.pack(len(body)) + body)
         with self._lock:
             while data:
                 data = data[os.write(self._handle, data) :]
+
+    def close(self) -> None:
+        """Close the pipe; a later write raises OSError. Safe to call twice."""
+        with self._lock:
+            handle, self._handle = self._handle, -1
+            if handle >= 0:
+                os.close(handle)
 
 
 def _decode(body: bytes) -> Frame:

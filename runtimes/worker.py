@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runtimes import quiet
@@ -32,7 +33,8 @@ def serve(open_runtime: Callable[[Frame], LocalRuntime]) -> None:
     # open, before the first thread and the first import from outside the standard library.
     from runtimes.service import Service
 
-    Service(FrameReader(requests), FrameWriter(replies), open_runtime).run()
+    with suppress(BrokenPipeError):  # the parent is gone
+        Service(FrameReader(requests), FrameWriter(replies), open_runtime).run()
 
 
 def _claim_pipes() -> tuple[int, int]:

@@ -39,8 +39,9 @@ def run_plain(
     """Chat line by line until the input ends; return the exit code.
 
     Each line is a question; `title` names the model. Ctrl+C stops an answer; between answers it
-    raises KeyboardInterrupt, as usual. The streams default to those of the process. The exit code is 0,
-    or that of the last EdgekitError if an answer failed. Errors of `open_runtime` are raised.
+    raises KeyboardInterrupt, as usual. The streams default to those of the process. The exit
+    code is 0, or that of the last EdgekitError if an answer failed. What `open_runtime` raises is
+    raised.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
     chat = _PlainChat(sampling, Conversation(system), out, err, clock)

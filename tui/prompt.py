@@ -51,6 +51,7 @@ class Prompt(TextArea):
             highlight_cursor_line=False,
         )
         self.asked = History()
+        self.cursor_blink = False  # a still screen sends nothing over a slow line
 
     def give_back(self, text: str) -> None:
         """Put `text` back, before whatever has been typed since."""
@@ -112,6 +113,7 @@ class PromptBar(Horizontal):
         super().__init__()
         self._clock = clock
         self._remark_until = clock()
+        self._said = ""
 
     def compose(self) -> ComposeResult:
         """Mark the prompt by a sign."""
@@ -121,9 +123,14 @@ class PromptBar(Horizontal):
     def remark(self, text: str) -> None:
         """Say `text` for a few seconds."""
         self._remark_until = self._clock() + REMARK_S
-        self.border_title = Content(text)
+        self._say(text)
 
     def advise(self, text: str) -> None:
         """Say `text`, the key to know now, unless a remark is still fresh."""
         if self._clock() >= self._remark_until:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:  # setting a title draws it again, also the same
+            self._said = text
             self.border_title = Content(text)

@@ -12,7 +12,9 @@ from edgekit.cli.output import facts, json_option, print_json, table
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from converters.convert import Plan
+    from collections.abc import Sequence
+
+    from converters.plan import Plan
     from converters.recipe import Recipe
     from edgekit.artifact import Artifact, Substitution
 
@@ -73,7 +75,7 @@ def _recipe(name: str | None, format_name: str | None, scheme: str | None) -> Re
     return Recipe.of(format_name, scheme)
 
 
-def _warn(substitutions: list[Substitution]) -> None:
+def _warn(substitutions: Sequence[Substitution]) -> None:
     """Say before the work what will not be as asked, grouped by the reason."""
     groups: dict[tuple[str, str, str], int] = {}
     for s in substitutions:
@@ -91,7 +93,7 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "bytes": planned.total_bytes,
+                "bytes": planned.file_bytes,
                 "bits_per_weight": planned.bits_per_weight,
                 "tensors": [asdict(tensor) for tensor in planned.tensors],
                 "substitutions": [asdict(s) for s in planned.substitutions],
@@ -99,11 +101,11 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
         )
         return
     rows = [
-        [t.name, "x".join(map(str, t.shape)), t.type_name, format_bytes(t.bytes)]
+        [t.name, "x".join(map(str, t.shape)), t.type, format_bytes(t.bytes)]
         for t in planned.tensors
     ]
     click.echo(table(["tensor", "shape", "type", "size"], rows))
-    size = format_bytes(planned.total_bytes)
+    size = format_bytes(planned.file_bytes)
     click.echo(f"\n{size}, {planned.bits_per_weight:.2f} bits per weight")
     _warn(planned.substitutions)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edgekit.artifact import Artifact
 from runtimes.base import Message, Runtime, Sampling
 from runtimes.load import load
+from tui.clean import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _stream(
         text = chunk.text
         pieces.append(text)
         if write is not None and text:
-            write(_printable(text) if sys.stdout.isatty() else text)
+            write(clean(text) if sys.stdout.isatty() else text)
     seconds = last_s - first_s
     speed = (tokens - 1) / seconds if tokens > 1 and seconds > 0 else 0.0
     return Answer("".join(pieces), prompt_tokens, tokens, first_s - start, speed, finish)

@@ -57,7 +57,7 @@ def bench(
     *,
     threads: int | None = None,
 ) -> Bench:
-    """Load `artifact` and measure it. Raises InputError if the workload does not fit its context."""
+    """Load `artifact` and measure it. Raises InputError if its context is too short for that."""
     context_length = workload.prompt_tokens + workload.answer_tokens
     start = time.perf_counter()
     runtime = load(artifact, context_length=context_length, threads=threads)

@@ -51,7 +51,7 @@ def chat(
 def _choose(name_or_path: str | None) -> Path:
     if name_or_path is not None:
         return find_artifact(name_or_path)
-    made = sorted(artifacts().glob(f"*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
+    made = sorted(artifacts().glob(f"[!.]*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
     if not made:
         raise InputError("the store holds no artifact", hint="make one: edgekit demo")
     return made[-1].parent

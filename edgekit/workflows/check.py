@@ -31,6 +31,7 @@ from runtimes.base import Message, Role, Runtime
 from runtimes.load import load
 
 BUILT_IN_KINDS = ("prose", "code", "languages", "figures")
+BUILT_IN_WINDOWS = 2
 MAX_TEXT_BYTES = 64 << 20
 
 
@@ -59,8 +60,13 @@ def check(
             hint="name the checkpoint it was converted from",
         )
     passages = built_in_passages(checkpoint) if text is None else [_user_passage(text)]
-    passages += _parity_passages()
-    reference = measure_reference(checkpoint, passages, cache() / "references", progress)
+    reference = measure_reference(
+        checkpoint,
+        passages + _parity_passages(),
+        cache() / "references",
+        progress,
+        windows_per_kind=BUILT_IN_WINDOWS if text is None else None,
+    )
     runtime = load(artifact, context_length=_context_length(artifact, reference))
     try:
         prompts_equal = _prompts_equal(checkpoint, runtime)
@@ -127,8 +133,8 @@ def _certify(
 ) -> Certificate:
     comparisons = _compare_windows(reference, runtime, progress)
     divergence = np.concatenate([c.divergence for c in comparisons])
-    next_tokens = np.concatenate([c.target_log_probabilities for c in comparisons])
-    source_next_tokens = reference.rows.target_log_probabilities
+    next_tokens = np.concatenate([c.target_log for c in comparisons])
+    source_next_tokens = reference.rows.target_log
     return Certificate(
         checkpoint_digest=artifact.manifest.source.checkpoint_digest,
         text_sha256=_text_digest(reference.passages),
@@ -154,7 +160,7 @@ def _compare_windows(
     with progress.task("running the artifact", total, unit="tokens") as advance:
         for window in reference.windows:
             logits = runtime.score(window.token_ids)[:-1]
-            rows = _slice(reference.rows, first, first + len(logits))
+            rows = reference.rows.part(first, first + len(logits))
             _require_same_vocabulary(rows, logits)
             comparisons.append(compare(rows, logits, targets(window)))
             first += len(logits)
@@ -162,22 +168,11 @@ def _compare_windows(
     return comparisons
 
 
-def _slice(rows: CompactRows, first: int, end: int) -> CompactRows:
-    offsets = rows.offsets[first : end + 1]
-    entries = slice(offsets[0], offsets[-1])
-    return CompactRows(
-        offsets=offsets - offsets[0],
-        token_ids=rows.token_ids[entries],
-        log_probabilities=rows.log_probabilities[entries],
-        target_log_probabilities=rows.target_log_probabilities[first:end],
-    )
-
-
 def _require_same_vocabulary(rows: CompactRows, logits: NDArray[np.float32]) -> None:
-    if rows.token_ids.max(initial=0) >= logits.shape[1]:
+    largest = max(rows.top_ids.max(), rows.tail_ids.max())
+    if largest >= logits.shape[1]:
         raise InputError(
-            f"the artifact has {logits.shape[1]} tokens, the checkpoint has more: "
-            f"it predicts token {rows.token_ids.max()}"
+            f"the artifact has {logits.shape[1]} tokens, the checkpoint predicts token {largest}"
         )
 
 

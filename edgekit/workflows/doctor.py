@@ -68,7 +68,7 @@ def _part(part: str, extra: str, code: str) -> Finding:
         return Finding(part, False, f"not installed: {', '.join(missing)}", hint)
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        subprocess.run(
+        subprocess.run(  # noqa: S603 - our own interpreter and our own code
             [sys.executable, "-c", code],
             check=True,
             capture_output=True,

@@ -152,8 +152,8 @@ def test_type_sizes_are_those_of_ggml() -> None:
     spec = find_spec("llama_cpp")
     assert spec is not None
     assert spec.origin is not None
-    (path,) = (Path(spec.origin).parent / "lib").glob("*ggml-base.*")
-    ggml = ctypes.CDLL(str(path))
+    libraries = (Path(spec.origin).parent / "lib").glob("*ggml-base.*")
+    ggml = ctypes.CDLL(str(min(libraries)))
     ggml.ggml_type_size.restype = ctypes.c_size_t
     ggml.ggml_blck_size.restype = ctypes.c_int64
     ggml.ggml_type_name.restype = ctypes.c_char_p
@@ -193,14 +193,23 @@ HOSTILE = {
         document((key("a", STRING, struct.pack("<Q", 2**63)),), data=F),
         "claims 9223372036854775808 bytes",
     ),
-    "a string past the end": (document((key("a", STRING, struct.pack("<Q", 999)),)), "the file has"),
-    "a key twice": (document((key("a", U8, b"\1"), key("a", U8, b"\1"))), "'a' is empty or appears twice"),
+    "a string past the end": (
+        document((key("a", STRING, struct.pack("<Q", 999)),)),
+        "the file has",
+    ),
+    "a key twice": (
+        document((key("a", U8, b"\1"), key("a", U8, b"\1"))),
+        "'a' is empty or appears twice",
+    ),
     "an empty key": (document((key("", U8, b"\1"),)), "'' is empty"),
     "a key that is not UTF-8": (
         document((text(b"\xff\xfe") + struct.pack("<I", U8) + b"\1",), counts=(0, 1)),
         "not UTF-8 at byte 0 of 2",
     ),
-    "a string that is not UTF-8": (document((key("a", STRING, text(b"ab\xc3")),)), "at byte 2 of 3"),
+    "a string that is not UTF-8": (
+        document((key("a", STRING, text(b"ab\xc3")),)),
+        "at byte 2 of 3",
+    ),
     "a token that is not UTF-8": (
         document((key("a", ARRAY, array(STRING, 2, text("x") + text(b"\xff"))),)),
         "is not UTF-8",
@@ -212,32 +221,52 @@ HOSTILE = {
         document((key("a", ARRAY, array(U8, 2**62, b"")),), data=F),
         f"most allowed are {MAX_ARRAY_ELEMENTS}",
     ),
-    "an array past the end": (document((key("a", ARRAY, array(U32, 50, b"")),)), "the file has"),
+    "an array past the end": (document((key("a", ARRAY, array(U32, 15, b"")),)), "ends at byte"),
     "an array of strings past the end": (
-        document((key("a", ARRAY, array(STRING, 2, text("x") + struct.pack("<Q", 99))),), data=F[:16]),
+        document(
+            (key("a", ARRAY, array(STRING, 2, text("x") + struct.pack("<Q", 99))),), data=F[:16]
+        ),
         "element 2 of the value of 'a' ends at",
     ),
     "a boolean of 2": (document((key("a", BOOL, b"\2"),)), "holds 2 where a boolean"),
     "an alignment of 0": (document((key("general.alignment", U32, struct.pack("<I", 0)),)), "is 0"),
-    "an alignment of 24": (document((key("general.alignment", U32, struct.pack("<I", 24)),)), "is 24"),
+    "an alignment of 24": (
+        document((key("general.alignment", U32, struct.pack("<I", 24)),)),
+        "is 24",
+    ),
     "a huge alignment": (
         document((key("general.alignment", U32, struct.pack("<I", 1 << 20)),)),
         "is 1048576, not a power of two up to 65536",
     ),
     "a text as alignment": (document((key("general.alignment", STRING, text("32")),)), "is '32'"),
-    "a long tensor name": (document((), (tensor("n" * 64),), F), "claims 64 bytes, the most allowed are 63"),
+    "a long tensor name": (
+        document((), (tensor("n" * 64),), F),
+        "claims 64 bytes, the most allowed are 63",
+    ),
     "a tensor twice": (document((), (tensor(), tensor(offset=128)), F + F), "'a' appears twice"),
     "no dimensions": (document((), (tensor(shape=()),), F), "0 dimensions"),
     "five dimensions": (document((), (tensor(shape=(1,) * 5),), F), "5 dimensions, not 1 to 4"),
     "a dimension of 0": (document((), (tensor(shape=(32, 0)),), F), "impossible shape [32, 0]"),
-    "a shape that overflows": (document((), (tensor(shape=(2**32, 2**31)),), F), "impossible shape"),
+    "a shape that overflows": (
+        document((), (tensor(shape=(2**32, 2**31)),), F),
+        "impossible shape",
+    ),
     "a removed type": (document((), (tensor(kind=4),), F), "type 4, which is not known"),
     "a type from the future": (document((), (tensor(kind=99),), F), "type 99"),
-    "half a block": (document((), (tensor(shape=(48,), kind=8),), F), "rows of 48, not a multiple of Q8_0's block of 32"),
+    "half a block": (
+        document((), (tensor(shape=(48,), kind=8),), F),
+        "rows of 48, not a multiple of Q8_0's block of 32",
+    ),
     "a tensor past the end": (document((), (tensor(shape=(33,)),), F), "ends at byte"),
     "a tensor far past the end": (document((), (tensor(shape=(2**62,)),), F), "ends at byte"),
-    "an offset past the end": (document((), (tensor(offset=2**63),), F), "offset 9223372036854775808"),
-    "an unaligned offset": (document((), (tensor(offset=8),), F + F), "offset 8, the tensors before it end at 0"),
+    "an offset past the end": (
+        document((), (tensor(offset=2**63),), F),
+        "offset 9223372036854775808",
+    ),
+    "an unaligned offset": (
+        document((), (tensor(offset=8),), F + F),
+        "offset 8, the tensors before it end at 0",
+    ),
     "tensors that overlap": (
         document((), (tensor(), tensor("b", offset=64)), F + F),
         "offset 64, the tensors before it end at 128",
@@ -245,7 +274,9 @@ HOSTILE = {
     "tensors with a hole": (document((), (tensor(), tensor("b", offset=160)), F * 3), "offset 160"),
     "tensor data cut short": (document((), (tensor(),), F[:-1]), "the file has"),
     "no blocks": (
-        document((key("general.architecture", STRING, text("x")), key("x.block_count", U32, b"\0" * 4))),
+        document(
+            (key("general.architecture", STRING, text("x")), key("x.block_count", U32, b"\0" * 4))
+        ),
         f"x.block_count is 0, not 1 to {MAX_BLOCKS}",
     ),
     "a million blocks": (
@@ -257,8 +288,14 @@ HOSTILE = {
         ),
         "x.block_count is 1000000",
     ),
-    "an architecture that is a number": (document((key("general.architecture", U8, b"\1"),)), "should be str"),
-    "tokens that are numbers": (document((key("tokenizer.ggml.tokens", ARRAY, array(U8, 2, b"ab")),)), "a list of str"),
+    "an architecture that is a number": (
+        document((key("general.architecture", U8, b"\1"),)),
+        "should be str",
+    ),
+    "tokens that are numbers": (
+        document((key("tokenizer.ggml.tokens", ARRAY, array(U8, 2, b"ab")),)),
+        "a list of str",
+    ),
     "too few token types": (
         document((VOCABULARY, key("tokenizer.ggml.token_type", ARRAY, array(I32, 1, b"\1\0\0\0")))),
         "1 entries for 2 tokens",
@@ -275,7 +312,7 @@ HOSTILE = {
         document((VOCABULARY, key("tokenizer.ggml.eos_token_id", U32, struct.pack("<I", 2)))),
         "eos_token_id is 2, the vocabulary has 2 tokens",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -322,7 +359,7 @@ def survives(path: Path) -> bool:
 def test_every_truncation_is_refused(good_file: Path) -> None:
     data = good_file.read_bytes()
     last = max(t.offset + t.bytes for t in read_header(good_file).tensors)
-    for length in (*range(0, 400), *range(400, last, 13), last - 1):
+    for length in (*range(400), *range(400, last, 13), last - 1):
         good_file.write_bytes(data[:length])
         assert not survives(good_file), length
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +22,9 @@ import pytest
 from converters.checkpoint import Checkpoint
 from edgekit import store
 from edgekit.errors import InputError, MissingExtraError
+from edgekit.progress import Advance
 from edgekit.workflows.pull import pull, verify
-from edgekit.workflows.sources.hub_client import CHUNK_BYTES
+from edgekit.workflows.sources.hub_client import CHUNK_BYTES, MAX_IDLE_ATTEMPTS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretSECRETsecret"
@@ -197,6 +199,19 @@ def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]
     thread.join()
 
 
+class Steps:
+    """A Progress that remembers every step of every task."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[int | None, list[int]]] = {}
+
+    @contextmanager
+    def task(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:
+        steps: list[int] = []
+        self.tasks[label] = (total, steps)
+        yield steps.append
+
+
 def start_pull(source: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PULL, source]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -251,18 +266,33 @@ def test_a_dropped_connection_is_continued(hub: Hub) -> None:
     assert ranges == [None, *(f"bytes={n * CHUNK_BYTES}-" for n in (1, 2, 3))]
 
 
-def test_a_killed_download_is_continued(hub: Hub) -> None:
-    hub.pace_s = 0.05
+def kill_in_the_middle(hub: Hub) -> int:
+    """Start a pull, kill it while the weights arrive, and return how much of them is kept."""
+    hub.pace_s = 0.02
     process = start_pull("hf:org/tiny")
     deadline = time.monotonic() + 60
-    while kept_bytes() < 200_000 and time.monotonic() < deadline:
+    while not kept_bytes() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert not (store.models() / "tiny").exists()
-    kept = kept_bytes()
-    assert 200_000 <= kept < len(hub.files["model.safetensors"])
     hub.pace_s = 0.0
+    return kept_bytes()
+
+
+def test_the_bar_moves_while_the_hub_delivers(hub: Hub) -> None:
+    hub.pace_s = 0.01
+    steps = Steps()
+    pulled = pull("hf:org/tiny", progress=steps)
+    for label in ("downloading org/tiny", "verifying"):
+        total, done = steps.tasks[label]
+        assert sum(done) == total == pulled.bytes
+        assert len(done) >= 4
+
+
+def test_a_killed_download_is_continued(hub: Hub) -> None:
+    kept = kill_in_the_middle(hub)
+    assert not (store.models() / "tiny").exists()
+    assert CHUNK_BYTES <= kept < len(hub.files["model.safetensors"])
     verify(pull("hf:org/tiny").path)
     assert hub.ranges("model.safetensors") == [None, f"bytes={kept}-"]
     assert os.listdir(store.models()) == ["tiny"]
@@ -288,17 +318,20 @@ def test_tampered_weights_are_refused_and_fetched_anew(hub: Hub) -> None:
 
 
 def test_a_part_that_is_too_long_does_not_stop_the_download(hub: Hub) -> None:
-    hub.drop_after, hub.drops = 1000, 10**9
-    hub.pace_s = 0.0
-    process = start_pull("hf:org/tiny")
-    while not kept_bytes():
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    hub.drops = 0
+    kill_in_the_middle(hub)
     for part in (store.cache() / "hub").rglob("*.incomplete"):
         part.write_bytes(bytes(len(hub.files["model.safetensors"]) + 1))
     verify(pull("hf:org/tiny").path)
+
+
+def test_a_connection_that_brings_nothing_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.drop_after, hub.drops = 1000, 10**9
+    with pytest.raises(InputError, match="the connection broke off"):
+        pull("hf:org/tiny")
+    assert len(hub.ranges("model.safetensors")) == MAX_IDLE_ATTEMPTS
 
 
 def test_a_mirror_without_hashes_is_checked_by_its_headers(hub: Hub) -> None:

@@ -71,7 +71,7 @@ class Terminal:
 def answered(**environment: str) -> bytes:
     terminal = Terminal(**environment)
     try:
-        terminal.read_until(rb"\bready\b")
+        terminal.read_until(rb"ready")
         terminal.press(b"hello\r")
         terminal.read_until(rb"finis")
         assert terminal.quit() == 0
@@ -95,5 +95,7 @@ def test_sixteen_colours_are_enough() -> None:
 
 def test_no_color_means_none() -> None:
     written = answered(TERM="xterm-256color", COLORTERM="truecolor", NO_COLOR="1")
-    codes = {int(c) for sgr in re.findall(rb"\x1b\[([\d;]*)m", written) for c in sgr.split(b";") if c}
+    codes = {
+        int(c) for sgr in re.findall(rb"\x1b\[([\d;]*)m", written) for c in sgr.split(b";") if c
+    }
     assert codes <= {0, 1, 2, 3, 4, 7, 9, 39, 49}

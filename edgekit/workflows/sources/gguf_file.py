@@ -31,18 +31,17 @@ class GgufSource:
 
     def is_source_of(self, record: Record, progress: Progress) -> bool:
         """Compare size, then hash, with the file that was imported at the time."""
-        size = self.path.stat().st_size
-        if [entry.bytes for entry in record.origin.upstream] != [size]:
+        pulled = [(entry.bytes, entry.sha256) for entry in record.origin.upstream]
+        if [size for size, _ in pulled] != [self.path.stat().st_size]:
             return False
-        return self._entry(progress) == record.origin.upstream[0]
+        return self._entry(progress).sha256 == pulled[0][1]
 
     def fill(self, folder: Path, progress: Progress) -> Origin:
         """Dequantise the weights and rebuild the tokenizer."""
         from converters.import_gguf import import_gguf
 
-        entry = self._entry(progress)
         import_gguf(self.path, folder, progress=progress)
-        return Origin(self.text, None, None, [entry], tool_versions("gguf"))
+        return Origin(self.text, None, None, [self._entry(progress)], tool_versions("gguf"))
 
     def clean(self) -> None:
         """Do nothing: the file is not ours."""

