@@ -10,7 +10,6 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -19,31 +18,27 @@ from typing import TypeVar
 
 from edgekit.errors import InputError
 from edgekit.gguf_types import TENSOR_TYPES, TensorType
+from edgekit.gguf_values import (
+    MAX_HEADER_BYTES,
+    BeyondBufferError,
+    Value,
+    ValueReader,
+    broken,
+)
 
-Scalar = str | int | float | bool
-Value = Scalar | list[str] | list[int] | list[float] | list[bool]
 T = TypeVar("T", str, int, float, bool)
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS = 65_536
 MAX_KEYS = 65_536
 MAX_KEY_BYTES = 65_535  # the limit of the specification
-MAX_ARRAY_ELEMENTS = 4 << 20  # of all arrays together; a vocabulary of 256,000 needs 1.3 million
 MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME, with its final zero, is 64
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 64 << 10
 MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS: llama.cpp aborts above it
 DEFAULT_ALIGNMENT = 32
 FIRST_READ_BYTES = 8 << 20  # holds the header of nearly every model
-
-
-STRING, ARRAY, BOOL = 8, 9, 7
-_SCALAR_CODES = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "B", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +120,11 @@ def read_header(path: Path) -> GgufHeader:
                 data = _read_up_to(stream.fileno(), min(size, limit))
                 try:
                     return _Parser(path, data, size).header()
-                except _BeyondBufferError:
+                except BeyondBufferError:
                     continue
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    raise _broken(path, f"its header goes on beyond {MAX_HEADER_BYTES} bytes")
+    raise broken(path, f"its header goes on beyond {MAX_HEADER_BYTES} bytes")
 
 
 def _read_up_to(handle: int, count: int) -> bytes:
@@ -140,26 +135,8 @@ def _read_up_to(handle: int, count: int) -> bytes:
     return b"".join(pieces)
 
 
-def _broken(path: Path, what: str, hint: str = "fetch or convert it again") -> InputError:
-    return InputError(f"{path} is not a sound GGUF file: {what}", hint=hint)
-
-
-class _BeyondBufferError(Exception):
-    """The header goes on beyond the bytes read so far, but not beyond the file."""
-
-
-class _Parser:
-    """Takes values from the front of the file; every take is checked against its end."""
-
-    def __init__(self, path: Path, data: bytes, size: int) -> None:
-        self.path = path
-        self.data = data
-        self.size = size
-        self.position = 0
-        self.array_elements = 0
-
-    def broken(self, what: str) -> InputError:
-        return _broken(self.path, what)
+class _Parser(ValueReader):
+    """Takes the parts of a header, in the order of the file."""
 
     def header(self) -> GgufHeader:
         version = self.version()
@@ -175,37 +152,6 @@ class _Parser:
         _check_vocabulary(header)
         return header
 
-    def advance(self, count: int, what: str) -> int:
-        """Step over `count` bytes and return the position before them."""
-        start, end = self.position, self.position + count
-        if end > len(self.data):
-            self.beyond(end, what)
-        self.position = end
-        return start
-
-    def beyond(self, end: int, what: str) -> None:
-        if end > self.size:
-            raise self.broken(f"{what} ends at byte {end}, the file has {self.size}")
-        raise _BeyondBufferError
-
-    def u32(self, what: str) -> int:
-        value: int = _U32.unpack_from(self.data, self.advance(4, what))[0]
-        return value
-
-    def u64(self, what: str) -> int:
-        value: int = _U64.unpack_from(self.data, self.advance(8, what))[0]
-        return value
-
-    def string(self, what: str, limit: int = MAX_HEADER_BYTES) -> str:
-        length = self.u64(f"the length of {what}")
-        if length > limit:
-            raise self.broken(f"{what} claims {length} bytes, the most allowed are {limit}")
-        start = self.advance(length, what)
-        try:
-            return self.data[start : start + length].decode()
-        except UnicodeDecodeError as error:
-            raise self.broken(f"{what} is not UTF-8 at byte {error.start} of {length}") from error
-
     def version(self) -> int:
         magic = self.data[: len(MAGIC)]
         if magic != MAGIC:
@@ -218,16 +164,6 @@ class _Parser:
             raise self.broken(f"it has version {version}, edgekit reads 2 and 3")
         return version
 
-    def count(self, what: str, limit: int, smallest_bytes: int) -> int:
-        """Take a count; refuse one that the rest of the file cannot hold."""
-        count = self.u64(f"the number of {what}")
-        if count > limit:
-            raise self.broken(f"it claims {count} {what}, the most allowed are {limit}")
-        rest = self.size - self.position
-        if count * smallest_bytes > rest:
-            raise self.broken(f"it claims {count} {what}, and {rest} bytes are left for them")
-        return count
-
     def metadata(self, count: int) -> Iterator[tuple[str, Value]]:
         seen = set()
         for index in range(count):
@@ -236,54 +172,6 @@ class _Parser:
                 raise self.broken(f"the metadata key {key!r:.80} is empty or appears twice")
             seen.add(key)
             yield key, self.value(f"the value of {key!r:.80}")
-
-    def value(self, what: str) -> Value:
-        kind = self.u32(f"the type of {what}")
-        if kind == STRING:
-            return self.string(what)
-        if kind == ARRAY:
-            return self.array(what)
-        return self.scalars(kind, 1, what)[0]
-
-    def array(self, what: str) -> Value:
-        kind = self.u32(f"the element type of {what}")
-        if kind == ARRAY:
-            raise self.broken(f"{what} is an array of arrays, which no engine reads")
-        limit = MAX_ARRAY_ELEMENTS - self.array_elements
-        count = self.count(f"elements in {what}", limit, 8 if kind == STRING else 1)
-        self.array_elements += count
-        return self.strings(count, what) if kind == STRING else self.scalars(kind, count, what)
-
-    def scalars(self, kind: int, count: int, what: str) -> list[int] | list[float] | list[bool]:
-        code = _SCALAR_CODES.get(kind)
-        if code is None:
-            raise self.broken(f"{what} has type {kind}, known are 0 to {max(_SCALAR_CODES)}")
-        layout = struct.Struct(f"<{count}{code}")
-        values = list(layout.unpack_from(self.data, self.advance(layout.size, what)))
-        if kind != BOOL:
-            return values
-        if count and max(values) > 1:
-            raise self.broken(f"{what} holds {max(values)} where a boolean is 0 or 1")
-        return [bool(value) for value in values]
-
-    def strings(self, count: int, what: str) -> list[str]:
-        """Take `count` strings. A vocabulary has 100,000s of them, so the loop is kept bare."""
-        data, position, end = self.data, self.position, len(self.data)
-        length_at = _U64.unpack_from
-        values: list[bytes] = []
-        for _ in range(count):
-            start = position + 8
-            if start > end:
-                self.beyond(start, what)
-            position = start + length_at(data, position)[0]
-            if position > end:
-                self.beyond(position, f"element {len(values) + 1} of {what}")
-            values.append(data[start:position])
-        self.position = position
-        try:
-            return [value.decode() for value in values]
-        except UnicodeDecodeError as error:
-            raise self.broken(f"{what} holds {error.object!r:.60}, which is not UTF-8") from error
 
     def alignment(self, metadata: dict[str, Value]) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -360,7 +248,7 @@ def _check_blocks(header: GgufHeader) -> None:
         return
     key = f"{header.architecture}.block_count"
     if key in header.metadata and not 1 <= header.get(key, int) <= MAX_BLOCKS:
-        raise _broken(header.path, f"{key} is {header.get(key, int)}, not 1 to {MAX_BLOCKS}")
+        raise broken(header.path, f"{key} is {header.get(key, int)}, not 1 to {MAX_BLOCKS}")
 
 
 def _check_vocabulary(header: GgufHeader) -> None:
@@ -376,14 +264,14 @@ def _check_vocabulary(header: GgufHeader) -> None:
         entries = header.metadata.get(key)
         if entries is not None and (not isinstance(entries, list) or len(entries) != len(tokens)):
             found = len(entries) if isinstance(entries, list) else "no"
-            raise _broken(header.path, f"{key} has {found} entries for {len(tokens)} tokens")
+            raise broken(header.path, f"{key} has {found} entries for {len(tokens)} tokens")
     if len(set(tokens)) != len(tokens):
         _refuse_repeated(header, tokens)
     for key in header.metadata:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
             token_id = header.get(key, int)
             if not 0 <= token_id < len(tokens):
-                raise _broken(
+                raise broken(
                     header.path, f"{key} is {token_id}, the vocabulary has {len(tokens)} tokens"
                 )
 
@@ -393,4 +281,4 @@ def _refuse_repeated(header: GgufHeader, tokens: list[str]) -> None:
     for token_id, token in enumerate(tokens):
         first = first_ids.setdefault(token, token_id)
         if token and first != token_id:  # llama.cpp gives empty tokens a name of their own
-            raise _broken(header.path, f"token {token!r:.60} has the ids {first} and {token_id}")
+            raise broken(header.path, f"token {token!r:.60} has the ids {first} and {token_id}")

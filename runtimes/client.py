@@ -6,6 +6,7 @@ What the worker sends is checked for shape: the process on the other side runs a
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import count
@@ -44,6 +45,7 @@ class WorkerRuntime:
         self._turn = threading.RLock()
         self._request_ids = count()
         self._answer_id: int | None = None
+        self._chunks: deque[Chunk] = deque()  # received, not yet asked for
         self.closed = False
         try:
             facts = self._call("load", logits_handle=self._logits.handle, **load_request)
@@ -145,6 +147,7 @@ class WorkerRuntime:
         with self._turn:
             self.end_answer(self._answer_id)
             request_id = self._answer_id = next(self._request_ids)
+            self._chunks.clear()
             request = {"id": request_id, "op": "complete", "ids": token_ids}
             self._process.send({**request, "sampling": asdict(sampling)})
             return request_id
@@ -154,12 +157,14 @@ class WorkerRuntime:
         with self._turn:
             if self._answer_id != answer_id:
                 return None
-            frame = self._process.receive(answer_id)
-            if "chunk" in frame:
-                return _chunk(frame["chunk"])
-            self._answer_id = None
-            _result(frame)
-            return None
+            while not self._chunks:
+                frame = self._process.receive(answer_id)
+                if "chunks" not in frame:
+                    self._answer_id = None
+                    _result(frame)
+                    return None
+                self._chunks.extend(_chunks(frame["chunks"]))
+            return self._chunks.popleft()
 
     def end_answer(self, answer_id: int | None) -> None:
         """Cancel an answer and wait until the worker is done with it; kill a worker that is not."""
@@ -182,7 +187,7 @@ class WorkerRuntime:
         """Read an answer to its end without looking at it."""
         try:
             while self._answer_id == answer_id:
-                if "chunk" not in self._process.receive(answer_id, STOP_GRACE_S):
+                if "chunks" not in self._process.receive(answer_id, STOP_GRACE_S):
                     self._answer_id = None
         except TimeoutError:
             self._process.kill(_STUCK)
@@ -236,6 +241,12 @@ def _result(frame: Frame) -> Any:
     if "error" in frame:
         raise decode_error(frame["error"])
     return frame.get("result")
+
+
+def _chunks(values: Any) -> list[Chunk]:
+    if not isinstance(values, list):
+        raise _nonsense(values)
+    return [_chunk(fields) for fields in values]
 
 
 def _chunk(fields: Any) -> Chunk:

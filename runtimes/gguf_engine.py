@@ -52,6 +52,9 @@ class GgufEngine:
         self._vocabulary = self._llama.llama_model_get_vocab(self._model)
         self._vocabulary_size = int(self._llama.llama_vocab_n_tokens(self._vocabulary))
         self._batch = _Batch(self._llama)
+        self._logits_address = 0
+        self._logits: NDArray[np.float32]
+        self._piece = ctypes.create_string_buffer(64)
 
     def _open_model(self, path: Path) -> None:
         parameters = self._llama.llama_model_default_params()
@@ -113,22 +116,24 @@ class GgufEngine:
             room = -count
 
     def token_bytes(self, token_id: int) -> bytes:
-        room = 64
         while True:
-            piece = ctypes.create_string_buffer(room)
             count = self._llama.llama_token_to_piece(
-                self._vocabulary, token_id, piece, room, 0, True
+                self._vocabulary, token_id, self._piece, len(self._piece), 0, True
             )
             if count >= 0:
-                return piece.raw[:count]
-            room = -count
+                return self._piece.raw[:count]
+            self._piece = ctypes.create_string_buffer(-count)
 
     def evaluate(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self._switch.reset()
         for start in range(0, len(token_ids), BATCH_TOKENS):
             self._decode(token_ids[start : start + BATCH_TOKENS], every_logit=False)
         row = self._llama.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(row, (self._vocabulary_size,))
+        address = ctypes.addressof(row.contents)
+        if address != self._logits_address:  # the same memory for every token of an answer
+            self._logits_address = address
+            self._logits = np.ctypeslib.as_array(row, (self._vocabulary_size,))
+        return self._logits
 
     def _decode(self, token_ids: Sequence[int], *, every_logit: bool) -> None:
         """Append at most BATCH_TOKENS tokens to the cache. Raises Interrupted, EngineFailure."""
@@ -237,10 +242,12 @@ class _Batch:
 
     def fill(self, token_ids: Sequence[int], position: int, *, every_logit: bool) -> Any:
         """Return the batch of `token_ids` from `position` on; logits of all or of the last."""
-        count = len(token_ids)
-        self._tokens[:count] = token_ids
-        self._positions[:count] = range(position, position + count)
-        self._wanted[:count] = every_logit
+        count = self._batch.n_tokens = len(token_ids)
+        if count == 1:  # every token of an answer comes this way
+            self._tokens[0], self._positions[0] = token_ids[0], position
+        else:
+            self._tokens[:count] = token_ids
+            self._positions[:count] = range(position, position + count)
+            self._wanted[:count] = every_logit
         self._wanted[count - 1] = True
-        self._batch.n_tokens = count
         return self._batch

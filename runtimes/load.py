@@ -56,9 +56,9 @@ def check(artifact: Artifact) -> None:
 
             read_header(artifact.entry)
         case "onnx":
-            from edgekit import onnx_header
+            from edgekit.onnx_header import check as check_graph
 
-            onnx_header.check(artifact.entry)
+            check_graph(artifact.entry)
         case unknown:
             assert_never(unknown)
 

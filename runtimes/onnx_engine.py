@@ -28,7 +28,7 @@ from runtimes.state_file import StateHeader, open_state, write_state
 
 # Tokens per run. A cancel is noticed between two operators, so a run must not be so long that
 # one of its operators is felt.
-BATCH_TOKENS, FEWEST_BATCH_TOKENS = 256, 16
+BATCH_TOKENS, FEWEST_BATCH_TOKENS = 128, 16
 LONGEST_RUN_S = 3.0
 SILENT = 4  # only fatal messages: errors reach us as exceptions
 PARTS = ("key", "value")

@@ -29,6 +29,8 @@ class TextStream:
     def _release(self, text: str, *, final: bool) -> str:
         if self.stopped:
             return ""
+        if not self._stops:
+            return text
         text = self._held + text
         # The stop text that is complete first counts, so pieces of any size give the same answer.
         found = [(at + len(s), at) for s in self._stops if (at := text.find(s)) >= 0]

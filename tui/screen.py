@@ -124,13 +124,13 @@ class ChatScreen(Screen[None]):
         await self._fail(event.error)
 
     @on(AnswerGrew)
-    async def _answer_grew(self, event: AnswerGrew) -> None:
+    def _answer_grew(self, event: AnswerGrew) -> None:
         if self._active is None:  # the user has left for a new chat
             return
         if self.status.status.state is State.THINKING:
             self._enter(State.WRITING)
         self.status.change(timing=event.timing)
-        await self._active.write(event.text)
+        self._active.write(event.text)
 
     @on(AnswerEnded)
     async def _answer_ended(self, event: AnswerEnded) -> None:

@@ -10,10 +10,10 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
 
 from tui.clean import clean
 from tui.conversation import Turn
+from tui.stream import PacedStream
 
 
 def _markdown_parser() -> MarkdownIt:
@@ -30,7 +30,7 @@ class TurnView(Vertical):
         self.written = ""
         self._answer = Markdown(parser_factory=_markdown_parser, open_links=False, classes="answer")
         self._note = Static(classes="note", markup=False)
-        self._stream: MarkdownStream | None = None
+        self._stream: PacedStream | None = None
 
     def compose(self) -> ComposeResult:
         """Mark the question by a sign, not by colour only."""
@@ -45,19 +45,19 @@ class TurnView(Vertical):
         self.written = ""
         self._note.display = False
         await self._answer.update("")
-        self._stream = Markdown.get_stream(self._answer)
+        self._stream = PacedStream(self._answer)
 
-    async def write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Append clean `text`; it is drawn in the background, several pieces at once if need be."""
         if self._stream is not None:
             self.written += text
-            await self._stream.write(text)
+            self._stream.write(text)
 
     async def end(self, note: str = "") -> None:
         """Draw what is left, and say under it how it ended."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            await stream.stop()
+            await stream.finish()
         self._note.update(f"[{note}]")
         self._note.display = bool(note)
 

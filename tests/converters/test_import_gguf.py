@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -308,3 +309,22 @@ def test_refuses_a_file_that_shrinks_meanwhile(
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match="ends inside tensor"):
         imported(path)
+
+
+def test_flipped_bits_are_refused_or_harmless(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(tiny_checkpoint, path, lambda name: "Q4_1")
+    data, header_bytes = path.read_bytes(), module.read_header(path).data_offset
+    random_source, refused = random.Random(3), 0
+    for turn in range(60):
+        damaged = bytearray(data)
+        for _ in range(3):
+            damaged[random_source.randrange(header_bytes)] ^= 1 << random_source.randrange(8)
+        path.write_bytes(damaged)
+        out = tmp_path / str(turn)
+        out.mkdir()
+        try:
+            import_gguf(path, out)
+        except InputError:
+            refused += 1
+    assert refused > 20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,11 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real") / "SmolLM2-135M-Instruct"
-    folder.mkdir()
-    import_gguf(real_gguf(), folder)
-    return folder
+def checkpoint() -> Iterator[Path]:
+    """Return the imported checkpoint. It is removed at once: pytest would keep half a gigabyte."""
+    with tempfile.TemporaryDirectory(prefix="edgekit-real-") as folder:
+        import_gguf(real_gguf(), Path(folder))
+        yield Path(folder)
 
 
 def test_the_header_is_read_in_a_moment() -> None:
@@ -94,8 +96,10 @@ def test_llama_cpp_predicts_the_same_from_the_original_file(
 def test_llama_cpp_predicts_exactly_the_same_from_the_imported_weights(
     checkpoint: Path, predictions: tuple[list[int], np.ndarray], tmp_path: Path
 ) -> None:
-    write_gguf(checkpoint, tmp_path / "f32.gguf")
-    kl, agreement = divergence(tmp_path / "f32.gguf", predictions)
+    path = tmp_path / "f32.gguf"
+    write_gguf(checkpoint, path)
+    kl, agreement = divergence(path, predictions)
+    path.unlink()
     print(f"float32 file: mean KL {kl:.2e}, top-1 agreement {agreement:.3f}")
     assert abs(kl) < 1e-5
     assert agreement > 0.99

@@ -17,13 +17,13 @@ import pytest
 from edgekit.errors import InputError
 from edgekit.gguf_header import (
     FIRST_READ_BYTES,
-    MAX_ARRAY_ELEMENTS,
     MAX_BLOCKS,
     MAX_KEYS,
     MAX_TENSORS,
     read_header,
 )
 from edgekit.gguf_types import TENSOR_TYPES
+from edgekit.gguf_values import MAX_ARRAY_ELEMENTS
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 4, 5, 6, 7, 8, 9, 10
 

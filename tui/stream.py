@@ -1,0 +1,63 @@
+"""Appends a growing text to a Markdown widget, no more often than the interface can afford.
+
+Used in place of Textual's MarkdownStream, which appends again as soon as it can, so that a fast
+model and a long answer leave no time for keys, and whose `stop` raises CancelledError when it
+comes before the first piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from textual.widgets import Markdown
+
+# Fifteen updates a second read as continuous.
+LEAST_PERIOD_S = 1 / 15
+# How much of the interface's time the drawing may take. Textual lays out every block of the
+# conversation again for each update, so its cost grows with the length of the chat.
+LARGEST_SHARE = 1 / 3
+
+
+class PacedStream:
+    """Call `write` as often as you like, then `finish` once. For the interface's thread."""
+
+    def __init__(self, markdown: Markdown) -> None:
+        self._markdown = markdown
+        self._pending = ""
+        self._news = asyncio.Event()
+        self._finishing = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    def write(self, text: str) -> None:
+        """Append `text` soon."""
+        self._pending += text
+        self._news.set()
+
+    async def finish(self) -> None:
+        """Append what is left, and return when it is there."""
+        self._finishing.set()
+        self._news.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while not self._finishing.is_set() or self._pending:
+            await self._news.wait()
+            self._news.clear()
+            text, self._pending = self._pending, ""
+            if text:
+                await self._append(text)
+
+    async def _append(self, text: str) -> None:
+        """Append `text`, and rest until that took no more than its share of the time."""
+        start_s, start_cpu_s = time.perf_counter(), time.thread_time()
+        await self._markdown.append(text)
+        await self._rest(LEAST_PERIOD_S)  # long enough for the layout and the drawing to happen
+        used_s = time.thread_time() - start_cpu_s
+        await self._rest(used_s / LARGEST_SHARE - (time.perf_counter() - start_s))
+
+    async def _rest(self, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._finishing.wait(), seconds)
