@@ -134,9 +134,9 @@ class ChatScreen(Screen[None]):
 
     @on(AnswerEnded)
     async def _answer_ended(self, event: AnswerEnded) -> None:
-        self._session.ended()
-        self._enter(State.READY)
         outcome, view = event.outcome, self._active
+        self._session.ended(outcome)
+        self._enter(State.NO_MODEL if self._session.runtime is None else State.READY)
         if view is None:
             return
         if outcome.ending is None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message as TextualMessage
 
-from edgekit.errors import EdgekitError
-from tui.answering import Answering
+from edgekit.errors import EdgekitError, InputError
+from tui.answering import Answering, Outcome
 from tui.messages import AnswerEnded, AnswerGrew, ModelFailed, ModelLoaded
 from tui.timing import Clock
 
@@ -100,15 +100,22 @@ class Session:
         if self._answering is not None:
             self._answering.stop()
 
-    def ended(self) -> None:
-        """Note AnswerEnded."""
+    def ended(self, outcome: Outcome) -> None:
+        """Note AnswerEnded. After a failure that is not the question's fault, `load` anew."""
         self._answering = None
+        if outcome.error is not None and not isinstance(outcome.error, InputError):
+            runtime, self.runtime = self.runtime, None
+            threading.Thread(target=_free, args=(runtime,), name="freeing", daemon=True).start()
 
     def close(self) -> None:
         """Stop and free the model. Safe to call twice, and while it is still loading."""
         self._closed.set()
         self.stop()
-        if self.runtime is not None:
-            with contextlib.suppress(EdgekitError):
-                self.runtime.close()
-            self.runtime = None
+        runtime, self.runtime = self.runtime, None
+        _free(runtime)
+
+
+def _free(runtime: Runtime | None) -> None:
+    if runtime is not None:
+        with contextlib.suppress(EdgekitError):
+            runtime.close()

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "SmolLM2-135M-Instruct"
+    folder.mkdir()
     import_gguf(real_gguf(), folder)
     return folder
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ class ScriptedAnswer:
     def __next__(self) -> Chunk:
         while self._steps and isinstance(self._steps[0], threading.Event):
             gate = self._steps.pop(0)
-            while not gate.wait(0.002) and not self.closed.is_set():
+            while not gate.wait(0.02) and not self.closed.is_set():
                 pass
         if self.closed.is_set() or not self._steps:
             raise StopIteration
@@ -163,9 +165,11 @@ def until() -> Callable[..., Any]:
     """Return a coroutine function that lets the app run until a condition holds."""
 
     async def wait(pilot: Any, condition: Callable[[], object]) -> None:
-        for _ in range(500):
-            await pilot.pause(0.01)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
             if condition():
+                await pilot.pause()
                 return
         raise AssertionError("the condition never came true")
 

@@ -11,6 +11,9 @@ from textual.widgets import Markdown
 
 from edgekit.errors import InputError
 from runtimes.base import Message, Sampling
+from runtimes.echo import EchoRuntime
+from runtimes.failures import EngineFailure
+from tui.conversation import Answer
 from tui.help import HelpScreen
 from tui.status import State
 from tui.transcript import Notice, TurnView, Welcome
@@ -230,6 +233,38 @@ async def test_an_error_in_mid_answer_leaves_the_text_but_not_the_turn(
         await pilot.press(*"bc", "enter")
         await until(pilot, lambda: answered(app, 1))
     assert [m.content for m in runtime.asked[1]] == ["abc"]
+
+
+async def test_a_model_that_died_is_loaded_again_for_the_next_question(
+    chat_with, scripted, until
+) -> None:
+    dead = scripted([EngineFailure("the worker died", hint="send again")])
+    runtimes = [dead, scripted(["alive"])]
+    app = chat_with(dead, opener=lambda: runtimes.pop(0))
+    async with app.run_test() as pilot:
+        await pilot.press("a", "enter")
+        await until(pilot, lambda: "the worker died" in shown(app))
+        assert "no model" in shown(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: answered(app, 1))
+        assert "alive" in shown(app)
+        assert dead.closed
+
+
+async def test_the_echo_runtime_answers_and_stops(chat_with, scripted, until) -> None:
+    app = chat_with(scripted(), opener=lambda: EchoRuntime(delay_s=0.01))
+    async with app.run_test() as pilot:
+        await pilot.press(*"echo", "enter")
+        await until(pilot, lambda: answered(app, 1))
+        assert app.screen._conversation.turns[0].answer == Answer("echo", "stop")
+        app.post_message(events.Paste("word " * 200))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.status.status.state is State.WRITING)
+        await pilot.press("escape")
+        await until(pilot, lambda: answered(app, 2))
+        answer = app.screen._conversation.turns[1].answer
+        assert answer.ending == "stopped"
+        assert 0 < len(answer.text) < 1000
 
 
 async def test_what_was_typed_meanwhile_is_kept_below_the_returned_question(
