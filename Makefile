@@ -21,7 +21,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgekit needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt pip
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
 	@echo "Installing. llama-cpp-python is compiled here the first time: about six minutes on two cores."
 	$(PIP) install --constraint constraints.txt --editable '.[convert,chat]' --group dev
 	touch $@

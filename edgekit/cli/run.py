@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,9 @@ MAX_PROMPT_CHARACTERS = 16 << 20
 @click.option("--system", help="A system message before the prompt.")
 @click.option("--context", type=click.IntRange(1), help="Tokens of context; default 4096.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--state", type=click.Path(path_type=Path), help="Keep the processed prompt in this file."
+)
 @sampling_options
 @json_option
 def run(
@@ -31,10 +35,15 @@ def run(
     system: str | None,
     context: int | None,
     threads: int | None,
+    state: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Answer PROMPT with ARTIFACT; without PROMPT, or with '-', the prompt is read from stdin."""
+    """Answer PROMPT with ARTIFACT; without PROMPT, or with '-', the prompt is read from stdin.
+
+    With --state, a second question about the same long text begins at once: what both prompts
+    share at the beginning is not processed again. The file holds the prompt's content.
+    """
     from edgekit.artifact import Artifact
     from edgekit.store import find_artifact
     from edgekit.workflows.answer import answer
@@ -43,7 +52,9 @@ def run(
     opened = Artifact.open(find_artifact(artifact))
     write = None if as_json else _write
     sampling = to_sampling(options)
-    found = answer(opened, text, system, sampling, write, context=context, threads=threads)
+    found = answer(
+        opened, text, system, sampling, write, context=context, threads=threads, state=state
+    )
     _print(found, as_json)
 
 

@@ -98,6 +98,22 @@ def test_run_reads_a_pipe_and_repeats_a_seed(artifact: Path) -> None:
     assert len(answers) == 1
 
 
+def test_a_saved_state_is_reused_and_one_of_another_artifact_refused(
+    artifact: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    story = "once upon a time there was a kettle " * 6
+    words = ("run", str(artifact), "--max-tokens", "4", "--state", str(state))
+    first = json_of(*words, story + "who boils?")
+    second = json_of(*words, story + "what for?")
+    assert first["reused_tokens"] == 0
+    assert second["reused_tokens"] > 0.8 * second["prompt_tokens"]
+    fresh = json_of("run", str(artifact), "--max-tokens", "4", story + "what for?")
+    assert second["text"] == fresh["text"]
+    state.write_bytes(state.read_bytes()[:-9])
+    assert str(state) in refused(3, *words, story)
+
+
 def test_a_prompt_longer_than_the_context_says_both_lengths(artifact: Path) -> None:
     message = refused(3, "run", str(artifact), "word " * 600, "--context", "128")
     assert "128" in message
