@@ -94,11 +94,10 @@ def _manifest(
     exported: Exported,
     source: Source,
 ) -> Manifest:
-    scheme = str(source.recipe["scheme"])
     return Manifest(
-        name=f"{source.checkpoint}-{scheme}",
+        name=f"{source.checkpoint}-{source.recipe['name']}",
         format=source.recipe["format"],
-        scheme=scheme,
+        scheme=str(source.recipe["scheme"]),
         entry=exported.entry,
         architecture=checkpoint.architecture,
         parameters=shape.parameters,

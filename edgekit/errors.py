@@ -1,6 +1,7 @@
 """The errors a user can meet, one tree, each with its exit code.
 
     EdgekitError                 1   (never raised itself)
+    ├── EngineFailure            1   an engine gave up or its process died
     ├── UsageError               2   the command line asks for something impossible
     ├── InputError               3   a file, archive, prompt or configuration is bad
     ├── MissingExtraError        4   an optional part is not installed
@@ -26,6 +27,10 @@ class EdgekitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class EngineFailure(EdgekitError):  # noqa: N818 - "failure" is what it is
+    """An engine gave up, or the process it runs in ended. The model must be loaded again."""
 
 
 class UsageError(EdgekitError):

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import InputError
+from edgekit.errors import EngineFailure, InputError
 from runtimes.base import Chunk, Message, Sampling
-from runtimes.failures import EngineFailure
 from runtimes.local import require_scorable
 from runtimes.process import STOP_GRACE_S, WorkerProcess
 from runtimes.resident import peak_rss_of

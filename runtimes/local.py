@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.artifact import Manifest
-from edgekit.errors import InputError
+from edgekit.errors import EngineFailure, InputError
 from runtimes.base import Chunk, Message, Sampling
 from runtimes.chat_template import ChatTemplate
 from runtimes.engine import Engine
-from runtimes.failures import EngineFailure
 from runtimes.generation import Answer, generate, require_known, take_turn
 from runtimes.resident import peak_rss_bytes
 

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.artifact import Artifact
-from edgekit.errors import InputError
+from edgekit.errors import EngineFailure, InputError
 from edgekit.extras import need
 from runtimes.engine import Interrupted
-from runtimes.failures import EngineFailure
 from runtimes.onnx_tokenizer import OnnxTokenizer
 from runtimes.state_file import StateHeader, open_state, write_state
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtimes.failures import EngineFailure
+from edgekit.errors import EngineFailure
 from runtimes.wire import Frame, FrameReader, FrameWriter, WireError
 
 LAST_WORDS_BYTES = 2048

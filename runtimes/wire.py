@@ -17,7 +17,7 @@ import traceback
 from typing import Any
 
 from edgekit import errors
-from runtimes.failures import EngineFailure
+from edgekit.errors import EngineFailure
 
 Frame = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -26,17 +25,17 @@ def chat(
     plain: bool,
     echo: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Chat with ARTIFACT, or with the newest artifact in the store."""
     from edgekit.workflows.chat import chat as start_chat
+    from tui.terminal import can_draw
 
-    plain = plain or not (sys.stdin.isatty() and sys.stdout.isatty())
-    start_chat(
+    return start_chat(
         artifact,
         to_sampling(options),
         system=system,
         context=context,
         threads=threads,
-        plain=plain,
+        plain=plain or not can_draw(),
         echo=echo,
     )

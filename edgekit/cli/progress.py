@@ -75,4 +75,6 @@ class _Line:
         return f"{label} [{bar}] {share:4.0%} of {self._amount(self._total)}"
 
     def _amount(self, count: int) -> str:
-        return format_bytes(count) if self._unit == "bytes" else f"{count} {self._unit}"
+        if self._unit == "bytes":
+            return format_bytes(count)
+        return f"{count / 1e6:.1f}M {self._unit}" if count >= 10**6 else f"{count} {self._unit}"

@@ -23,8 +23,8 @@ def chat(
     threads: int | None = None,
     plain: bool = False,
     echo: bool = False,
-) -> None:
-    """Open the chat; without a name, on the artifact that was made last.
+) -> int:
+    """Open the chat and return its exit code; without a name, on the artifact made last.
 
     Raises InputError if there is no artifact, or it has no chat template.
     """
@@ -40,12 +40,12 @@ def chat(
     if plain:
         from tui.plain import run_plain
 
-        run_plain(opener, sampling=sampling, system=system)
-    else:
-        need("textual", "chat")
-        from tui.app import run_chat
+        return run_plain(opener, sampling, system, title=title)
+    need("textual", "chat")
+    from tui.app import run_chat
 
-        run_chat(opener, title, sampling, system=system)
+    run_chat(opener, title, sampling, system)
+    return 0
 
 
 def _choose(name_or_path: str | None) -> Path:

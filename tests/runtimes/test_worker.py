@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import EngineFailure, InputError, UsageError
 from runtimes import client
 from runtimes.base import Message, Sampling
 from runtimes.client import WorkerRuntime
-from runtimes.failures import EngineFailure
 from runtimes.quiet import QUIET_ENVIRONMENT
 from runtimes.wire import FrameReader, FrameWriter, WireError
 

@@ -9,10 +9,9 @@ import pytest
 from textual import events
 from textual.widgets import Markdown
 
-from edgekit.errors import InputError
+from edgekit.errors import EngineFailure, InputError
 from runtimes.base import Message, Sampling
 from runtimes.echo import EchoRuntime
-from runtimes.failures import EngineFailure
 from tui.conversation import Answer
 from tui.help import HelpScreen
 from tui.status import State
