@@ -44,17 +44,20 @@ def convert(
     *,
     progress: Progress,
     replace: bool = False,
+    announce: Callable[[Plan], None] | None = None,
 ) -> Artifact:
     """Convert `checkpoint` by `recipe` into the artifact folder `out` and return it.
 
-    Killed at any moment, it leaves no `out` or a whole one. Raises InputError for a bad
-    checkpoint or recipe and where `out` exists and `replace` is false; GateError where the disk
-    is too small.
+    `announce` is told the plan before any work is done. Killed at any moment, it leaves no `out`
+    or a whole one. Raises InputError for a bad checkpoint or recipe, and where `out` exists and
+    `replace` is false; GateError where the disk is too small.
     """
     shape = describe(checkpoint)
     context_length = _context_length(checkpoint, shape, recipe)
     special = special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
     planned, write = _prepare(checkpoint, shape, recipe)
+    if announce is not None:
+        announce(planned)
     require_space(out.parent, planned.file_bytes)
     with staged_folder(out, replace=replace) as folder:
         digest = _in_background(checkpoint.digest)

@@ -53,13 +53,18 @@ def convert(
     start = time.perf_counter()
     chosen = _recipe(recipe, format_name, scheme)
     source = Checkpoint.open(find_checkpoint(checkpoint))
-    planned = plan_conversion(source, chosen)
     if dry_run:
-        _print_plan(planned, as_json)
+        _print_plan(plan_conversion(source, chosen), as_json)
         return
-    _warn(planned.substitutions)
     out = out or artifacts() / f"{source.path.name}-{chosen.name}"
-    artifact = convert_checkpoint(source, chosen, out, progress=Bars(), replace=replace)
+    artifact = convert_checkpoint(
+        source,
+        chosen,
+        out,
+        progress=Bars(),
+        replace=replace,
+        announce=lambda planned: _warn(planned.substitutions),
+    )
     _print(artifact, time.perf_counter() - start, as_json)
 
 
