@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,29 @@ def edgekit_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.mktemp("edgekit-home")
     monkeypatch.setenv("EDGEKIT_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def loopback() -> None:
+    """Make 127.0.0.1 work, or skip: with the network cut by `unshare -n`, lo is there but down."""
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        try:
+            client.connect(server.getsockname())
+        except OSError:
+            _raise_loopback(client)
+
+
+def _raise_loopback(any_socket: socket.socket) -> None:
+    """Set the flag IFF_UP of lo (netdevice(7)), which root may do in a namespace of its own."""
+    get_flags, set_flags, up = 0x8913, 0x8914, 0x1
+    request = struct.pack("16sh22x", b"lo", 0)
+    try:
+        flags = struct.unpack("16sh22x", fcntl.ioctl(any_socket, get_flags, request))[1]
+        fcntl.ioctl(any_socket, set_flags, struct.pack("16sh22x", b"lo", flags | up))
+    except OSError as error:
+        pytest.skip(f"the loopback interface is down: {error}")
 
 
 def write_tokenizer(folder: Path, vocabulary_size: int = 640) -> int:

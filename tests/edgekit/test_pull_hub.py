@@ -183,7 +183,7 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(loopback: None, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
     held = Hub(files)
     server = QuietServer(("127.0.0.1", 0), Handler)

