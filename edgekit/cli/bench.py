@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.option("--answer-tokens", default=64, show_default=True, type=click.IntRange(2))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option("--device", help="Exit 5 if this profile's budget is missed (a name or a file).")
 @json_option
 def bench(
     artifact: str,
@@ -25,21 +26,26 @@ def bench(
     answer_tokens: int,
     rounds: int,
     threads: int | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Measure ARTIFACT from outside its engine; figures are medians over the rounds."""
+    from devices.profile import load_profile
     from edgekit.artifact import Artifact
     from edgekit.cli.progress import Bars
     from edgekit.store import find_artifact
-    from edgekit.workflows.bench import Workload, remember
+    from edgekit.workflows.bench import Workload, enforce, remember
     from edgekit.workflows.bench import bench as bench_artifact
 
     opened = Artifact.open(find_artifact(artifact))
+    profile = None if device is None else load_profile(device)
     workload = Workload(prompt_tokens, answer_tokens, rounds)
     result = bench_artifact(opened, workload, Bars(), threads=threads)
     if workload == Workload() and threads is None:
         remember(opened, result)
     _print(result, as_json)
+    if profile is not None:
+        enforce(result, profile)
 
 
 def _print(result: Bench, as_json: bool) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgekit.cli.output import facts, json_option, print_json
+
+MOST_SHOWN = 16
 
 
 @click.command(short_help="Show the facts of a checkpoint, artifact, GGUF or ONNX file.")
@@ -25,6 +29,25 @@ def inspect(path: str, verify: bool, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        pairs = [(k, str(v)) for k, v in found.items() if not isinstance(v, (dict, list))]
-        nested = [(k, f"{len(v)} entries") for k, v in found.items() if isinstance(v, (dict, list))]
-        click.echo(facts([(k.replace("_", " "), v) for k, v in pairs + nested]))
+        click.echo(facts(list(_lines(found))))
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield names and values for people: short lists whole, long ones counted, one level deep."""
+    for key, value in values.items():
+        name = prefix + key.replace("_", " ")
+        match value:
+            case dict() if not prefix and len(value) <= MOST_SHOWN:
+                yield from _lines(value, f"{name}: ")
+            case dict() | list() if len(value) > MOST_SHOWN or isinstance(value, dict):
+                yield name, f"{len(value)} entries"
+            case list():
+                yield name, ", ".join(map(str, value)) if _plain(value) else f"{len(value)} entries"
+            case float():
+                yield name, f"{value:.5g}"
+            case _:
+                yield name, str(value)
+
+
+def _plain(values: list[Any]) -> bool:
+    return not any(isinstance(value, (dict, list)) for value in values)

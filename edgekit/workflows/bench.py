@@ -10,10 +10,13 @@ from pathlib import Path
 from statistics import median
 
 from devices.detect import read_bandwidth_bytes_per_s
+from devices.profile import DeviceProfile
 from edgekit.artifact import Artifact, Manifest
+from edgekit.errors import GateError
 from edgekit.files import write_atomically
 from edgekit.progress import Progress
 from edgekit.store import cache
+from edgekit.units import format_bytes
 from runtimes.base import Runtime
 from runtimes.latency import Latency, measure
 from runtimes.load import load
@@ -97,6 +100,22 @@ def recall(artifact: Artifact) -> Bench | None:
         return Bench(**values)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def enforce(result: Bench, profile: DeviceProfile) -> None:
+    """Raise GateError if `result` misses a budget of `profile`; the message has both numbers."""
+    where = f"the budget of {profile.name}"
+    hint = "choose a smaller scheme or a shorter prompt, or widen the budget"
+    if 0 < profile.budget_ttft_s < result.ttft_s:
+        found, asked = f"{result.ttft_s:.2f} s", f"{profile.budget_ttft_s:g} s"
+        raise GateError(f"the first token takes {found}, {where} is {asked}", hint)
+    if result.decode_tokens_per_s < profile.budget_tokens_per_s:
+        found, asked = f"{result.decode_tokens_per_s:.1f}", f"{profile.budget_tokens_per_s:g}"
+        raise GateError(f"decode reaches {found} tokens/s, {where} is {asked}", hint)
+    if 0 < profile.budget_peak_memory_bytes < result.peak_rss_bytes:
+        found = format_bytes(result.peak_rss_bytes)
+        asked = format_bytes(profile.budget_peak_memory_bytes)
+        raise GateError(f"the engine takes {found} of memory, {where} is {asked}", hint)
 
 
 def weight_bytes_per_token(manifest: Manifest) -> float:

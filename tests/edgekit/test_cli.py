@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from devices.profile import PROFILES
+
 SCHEMES = (("gguf", "q8_0"), ("onnx", "int8"))
 
 
@@ -126,6 +128,16 @@ def test_bench_measures(artifact: Path) -> None:
         assert document[key] > 0
     assert document["peak_rss_bytes"] > 10e6
     assert document["roofline_share"] > 0  # a tiny model lies in the cache: it may exceed 1
+
+
+def test_bench_holds_a_device_to_its_budget(artifact: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "dream.toml"
+    text = (PROFILES / "raspberry-pi-5-8gb.toml").read_text()
+    profile.write_text(text.replace("budget_tokens_per_s = 8.0", "budget_tokens_per_s = 1e9"))
+    options = ("--prompt-tokens", "16", "--answer-tokens", "4", "--rounds", "1")
+    done = edgekit("bench", str(artifact), *options, "--device", str(profile))
+    assert done.returncode == 5
+    assert "the budget of dream is 1e+09" in done.stderr
 
 
 def test_inspect_knows_artifact_and_checkpoint(artifact: Path, tiny_checkpoint: Path) -> None:
