@@ -16,6 +16,8 @@ from runtimes.base import Sampling
 
 Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
+# float32 cannot divide logits by less without overflow; only exact ties would differ.
+GREEDY_BELOW = 1e-6
 
 
 def validate(sampling: Sampling) -> None:
@@ -77,7 +79,7 @@ class Sampler:
                 "the model computed a logit that is not a finite number",
                 hint="its file is damaged, or its scheme does not suit it: convert it again",
             )
-        if sampling.temperature == 0:
+        if sampling.temperature < GREEDY_BELOW:
             return best
         return self._draw(logits)
 

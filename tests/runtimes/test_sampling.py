@@ -97,6 +97,12 @@ def test_greedy_takes_the_first_of_the_best() -> None:
     assert Sampler(Sampling()).choose(np.array([0, 3, 3, 1], np.float32), []) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-7, 1e-50])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    logits = np.array([0, 3, 2.9, 1], np.float32)
+    assert Sampler(Sampling(temperature=temperature)).choose(logits, []) == 1
+
+
 def test_one_seed_gives_one_answer() -> None:
     rows = RANDOM.normal(size=(50, 300)).astype(np.float32)
 
