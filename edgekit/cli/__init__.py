@@ -16,6 +16,7 @@ from edgekit.cli.demo import demo
 from edgekit.cli.devices import devices
 from edgekit.cli.doctor import doctor
 from edgekit.cli.inspect import inspect
+from edgekit.cli.output import styled
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
 from edgekit.errors import EdgekitError
@@ -72,7 +73,7 @@ def _run() -> int:
 
 
 def _explain(message: str, hint: str, exit_code: int) -> int:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
     if hint:
-        click.echo(f"\n{click.style('hint:', fg='cyan')} {hint}", err=True)
+        click.echo(f"\n{styled('hint:', fg='cyan')} {hint}", err=True)
     return exit_code

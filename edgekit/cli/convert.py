@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.output import facts, json_option, print_json, table
+from edgekit.cli.output import facts, json_option, print_json, styled, table
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _warn(substitutions: Sequence[Substitution]) -> None:
         groups[s.asked, s.used, s.why] = groups.get((s.asked, s.used, s.why), 0) + 1
     for (asked, used, why), count in groups.items():
         line = f"{count} tensors become {used} instead of {asked}: {why}"
-        click.echo(f"{click.style('note:', fg='yellow')} {line}", err=True)
+        click.echo(f"{styled('note:', fg='yellow')} {line}", err=True)
 
 
 def _print_plan(planned: Plan, as_json: bool) -> None:

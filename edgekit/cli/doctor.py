@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli.output import json_option, print_json
+from edgekit.cli.output import json_option, print_json, styled
 
 
 @click.command(short_help="Say what works here, and how to get what is missing.")
@@ -20,11 +20,7 @@ def doctor(as_json: bool) -> None:
         print_json([asdict(finding) for finding in findings])
         return
     for finding in findings:
-        mark = (
-            click.style("ok     ", fg="green")
-            if finding.works
-            else click.style("missing", fg="red")
-        )
+        mark = styled("ok     ", fg="green") if finding.works else styled("missing", fg="red")
         click.echo(f"{mark}  {finding.part.ljust(12)}  {finding.detail}")
         if finding.hint:
             click.echo(f"{' ' * 23}{finding.hint}")

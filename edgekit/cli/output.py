@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,11 @@ def json_option(body: Body) -> Body:
 def print_json(document: Any) -> None:
     """Print `document` as the one JSON document on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def styled(text: str, **style: Any) -> str:
+    """Return `text` in a colour or weight of `click.style`, plain where NO_COLOR is set."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

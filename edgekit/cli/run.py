@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.output import json_option, print_json
+from edgekit.cli.output import json_option, print_json, styled
 from edgekit.cli.sampling import sampling_options, to_sampling
 from edgekit.errors import UsageError
 
@@ -83,6 +83,4 @@ def _print(found: Answer, as_json: bool) -> None:
     click.echo()
     if sys.stderr.isatty():
         speed = f"{found.decode_tokens_per_s:.1f} tokens/s, first after {found.ttft_s:.2f} s"
-        click.echo(
-            click.style(f"[{found.tokens} tokens, {speed}, {found.finish}]", dim=True), err=True
-        )
+        click.echo(styled(f"[{found.tokens} tokens, {speed}, {found.finish}]", dim=True), err=True)

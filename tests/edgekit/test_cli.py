@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +187,21 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     assert "pickled" in refused(3, "convert", str(tmp_path))
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_no_color_is_respected(no_colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "edgekit", "inspect", "no-such-path"]
+    subprocess.run(command, stderr=child, check=False)
+    os.close(child)
+    output = os.read(parent, 4096)
+    os.close(parent)
+    assert b"error:" in output
+    assert (b"\x1b[" in output) != no_colour
 
 
 def test_chat_works_in_a_pipe() -> None:
