@@ -37,6 +37,11 @@ def artifacts() -> Path:
     return home() / "artifacts"
 
 
+def chats() -> Path:
+    """Return the folder of conversations."""
+    return home() / "chats"
+
+
 def cache() -> Path:
     """Return the folder of what can be made again."""
     return home() / "cache"

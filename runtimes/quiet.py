@@ -1,24 +1,7 @@
-"""The environment in which third-party libraries neither phone home nor look for updates.
-
-Set before any of them is imported: ONNX Runtime, for one, reads its switch only once.
-"""
+"""The quiet environment for the engines: the one of edgekit.privacy.quiet, under a room's name."""
 
 from __future__ import annotations
 
-import os
+from edgekit.privacy.quiet import QUIET_ENVIRONMENT, apply
 
-# Each name is the one that its library documents; DO_NOT_TRACK is the common convention.
-QUIET_ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_OFFLINE": "1",
-}
-
-
-def apply() -> None:
-    """Set `QUIET_ENVIRONMENT` in this process, whatever the user's environment says."""
-    os.environ.update(QUIET_ENVIRONMENT)
+__all__ = ["QUIET_ENVIRONMENT", "apply"]

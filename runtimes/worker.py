@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from edgekit.privacy.lock import lock, wanted
 from runtimes import quiet
-from runtimes.wire import Frame, FrameReader, FrameWriter
+from runtimes.wire import Frame, FrameReader, FrameWriter, encode_error
 
 if TYPE_CHECKING:
     from runtimes.local import LocalRuntime
@@ -29,12 +30,32 @@ def serve(open_runtime: Callable[[Frame], LocalRuntime]) -> None:
     requests, replies = _claim_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
     quiet.apply()
-    # A lock on this process belongs exactly here: after the pipes and the shared memory are
-    # open, before the first thread and the first import from outside the standard library.
-    from runtimes.service import Service
-
+    reader, writer = FrameReader(requests), FrameWriter(replies)
     with suppress(BrokenPipeError):  # the parent is gone
-        Service(FrameReader(requests), FrameWriter(replies), open_runtime).run()
+        # Exactly here: after the pipes and the shared memory are open, before the first thread
+        # and the first import from outside the standard library.
+        if (failure := _lock_if_wanted()) is not None:
+            _refuse(reader, writer, failure)
+            return
+        from runtimes.service import Service
+
+        Service(reader, writer, open_runtime).run()
+
+
+def _lock_if_wanted() -> Exception | None:
+    """Lock this process in privacy mode: no network, no file written. Return why it failed."""
+    try:
+        if wanted():
+            lock(writable=())
+    except Exception as error:  # the parent shows it, bugs included
+        return error
+    return None
+
+
+def _refuse(reader: FrameReader, writer: FrameWriter, failure: Exception) -> None:
+    """Answer the request to load a model with `failure`."""
+    if (request := reader.read()) is not None:
+        writer.write({"id": request["id"], "error": encode_error(failure)})
 
 
 def _claim_pipes() -> tuple[int, int]:

@@ -57,7 +57,9 @@ def test_the_foundation_is_standard_library_only() -> None:
     code = (
         "import edgekit.artifact, edgekit.errors, edgekit.extras, edgekit.files\n"
         "import edgekit.gguf_header, edgekit.onnx_header, edgekit.progress\n"
-        "import edgekit.store, edgekit.units"
+        "import edgekit.privacy.audit, edgekit.privacy.descriptors, edgekit.privacy.landlock\n"
+        "import edgekit.privacy.lock, edgekit.privacy.namespace, edgekit.privacy.seccomp\n"
+        "import edgekit.privacy.selftest, edgekit.settings, edgekit.store, edgekit.units"
     )
     extra = loaded_by(code) - loaded_by("pass") - set(sys.stdlib_module_names)
     assert extra == {"edgekit"}

@@ -32,6 +32,8 @@ class Outcome:
 class Answering:
     """Asks `runtime` once. `start` it; `stop` may be called from any thread, at any time.
 
+    `messages` may be a function, called in the thread that asks: to count tokens takes time.
+
     `on_text(text, timing)` gets what was written, at once when it is the first for
     `report_every_s` seconds, else joined with what came meanwhile. `on_end(outcome)` is called
     once, last. Both are called from one thread of this object.
@@ -40,7 +42,7 @@ class Answering:
     def __init__(
         self,
         runtime: Runtime,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Callable[[], Sequence[Message]],
         sampling: Sampling,
         *,
         on_text: Callable[[str, Timing], object],
@@ -95,7 +97,8 @@ class Answering:
             self._news.notify()
 
     def _read(self) -> Ending:
-        chunks = self._chunks = self._runtime.generate(self._messages, self._sampling)
+        messages = self._messages() if callable(self._messages) else self._messages
+        chunks = self._chunks = self._runtime.generate(messages, self._sampling)
         finish: Finish | None = None
         try:
             if self._stopped.is_set():  # before there was anything for `stop` to close

@@ -6,75 +6,81 @@ The app knows colours, quitting and the help. The conversation is the screen's (
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App
 from textual.binding import Binding, BindingType
 
 from tui.clean import clean_line
+from tui.commands import COMMANDS
 from tui.help import HelpScreen
+from tui.low_bandwidth import Bandwidth, LowBandwidthApp, wanted
 from tui.prompt import Prompt
 from tui.screen import ChatScreen
 from tui.terminal import has_few_colours
 from tui.timing import Clock
+from tui.turn_view import TurnView
 
 if TYPE_CHECKING:
-    from runtimes.base import Runtime, Sampling
+    from tui.setup import ChatSetup
 
 
-def run_chat(
-    open_runtime: Callable[[], Runtime],
-    title: str,
-    sampling: Sampling,
-    system: str | None = None,
-) -> None:
-    """Chat on the terminal until the user quits. `open_runtime` is called in a thread.
+def run_chat(setup: ChatSetup) -> None:
+    """Chat on the terminal until the user quits.
 
-    `title` names the model; `system` is the system prompt. An EdgekitError is shown in the chat.
-    Any other exception of the runtime is too, and is raised when the screen is restored.
+    An EdgekitError is shown in the chat. Any other exception is too, and is raised when the
+    terminal is restored.
     """
-    app = ChatApp(open_runtime, title, sampling, system)
+    app = ChatApp(setup)
     app.run()
     if app.bug is not None:
         raise app.bug
 
 
-class ChatApp(App[None]):
+class ChatApp(LowBandwidthApp[None]):
     """One screen with one model. `bug` is the first exception that was no EdgekitError."""
 
-    CSS_PATH = "chat.tcss"
+    CSS_PATH: ClassVar = ["chat.tcss", "dialogs.tcss"]
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "help", "this help", key_display="F1"),
+        Binding("f1", "help", "this help (also ?)", key_display="F1"),
+        Binding("ctrl+l", "repaint", show=False, priority=True),
         Binding("ctrl+q", "quit", "quit", key_display="Ctrl+Q", priority=True),
     ]
 
-    def __init__(
-        self,
-        open_runtime: Callable[[], Runtime],
-        title: str,
-        sampling: Sampling,
-        system: str | None = None,
-        clock: Clock = time.perf_counter,
-    ) -> None:
-        few_colours = has_few_colours()
+    def __init__(self, setup: ChatSetup, clock: Clock = time.perf_counter) -> None:
+        low = wanted(setup.settings.bandwidth)
+        few_colours = low or has_few_colours()  # in the terminal's own colours, blanks cost nothing
         super().__init__(ansi_color=few_colours or None)
+        self._setup = setup
+        self._clock = clock
+        self.title = clean_line(setup.model)
+        self.bug: Exception | None = None
         if few_colours:
             self.theme = "ansi-dark"  # the terminal's own 16 colours and background
-        self.title = clean_line(title)
-        self.bug: Exception | None = None
-        self._chat: Callable[[], ChatScreen] = partial(
-            ChatScreen, open_runtime, self.title, sampling, system, clock
-        )
+        elif setup.settings.theme in self.available_themes:
+            self.theme = setup.settings.theme
+        self.low_bandwidth = low
 
     def get_default_screen(self) -> ChatScreen:
         """Return the chat itself."""
-        return self._chat()
+        return ChatScreen(self._setup, self._clock)
+
+    def use_bandwidth(self, setting: Bandwidth) -> None:
+        """Send few bytes to the terminal, or as many as look best; "auto" decides by itself."""
+        low = wanted(setting)
+        if low:
+            self.theme, self.ansi_color = "ansi-dark", True
+        self.low_bandwidth = low
 
     def action_help(self) -> None:
         """Show the keys."""
         if not isinstance(self.screen, HelpScreen):
             keys = [*Prompt.KEYS, *ChatScreen.BINDINGS, *ChatApp.BINDINGS]
-            self.push_screen(HelpScreen(keys))
+            self.push_screen(HelpScreen(keys, TurnView.BINDINGS, COMMANDS))
+
+    async def action_quit(self) -> None:
+        """Save and leave."""
+        chat = self.screen_stack[0]
+        if isinstance(chat, ChatScreen):
+            await chat.leave()
+        self.exit()

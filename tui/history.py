@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class History:
     """A list with a position in it, and the draft that was being typed when it was left."""
@@ -15,6 +17,12 @@ class History:
         """Remember `text` as the latest question, once if it repeats the one before."""
         if not self._entries or self._entries[-1] != text:
             self._entries.append(text)
+        self._position = len(self._entries)
+        self._draft = ""
+
+    def replace(self, entries: Iterable[str]) -> None:
+        """Remember these instead, oldest first: the questions of the chat that was opened."""
+        self._entries = list(entries)
         self._position = len(self._entries)
         self._draft = ""
 

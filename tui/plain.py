@@ -1,141 +1,214 @@
 """The chat as lines: questions from standard input, answers to standard output, all else to stderr.
 
-For pipes, for screen readers, and for terminals that cannot draw. Needs no Textual.
+For pipes, for screen readers, and for terminals that cannot draw: nothing moves, nothing is drawn
+over. Lines that start with / are commands, in a pipe too. Needs no Textual.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from edgekit.errors import EdgekitError
-from tui.answering import Answering, Outcome
-from tui.clean import clean_line, clean_paste
-from tui.conversation import Answer, Conversation, Turn
+from edgekit.errors import EdgekitError, InputError
+from tui.clean import clean, clean_line, clean_paste
+from tui.commands import parse, unescaped
+from tui.context import ContextFitter
+from tui.conversation import Attachment, Question, Turn, new_id
+from tui.line_answer import LineAnswer
+from tui.line_commands import LineCommands
+from tui.recorder import Recorder
+from tui.setup import ChatSetup
 from tui.timing import Clock
 
 if TYPE_CHECKING:
     from runtimes.base import Runtime, Sampling
 
-# A wait without a limit cannot be interrupted by Ctrl+C on every platform.
-POLL_S = 0.5
-
 
 def run_plain(
-    open_runtime: Callable[[], Runtime],
-    sampling: Sampling,
-    system: str | None = None,
+    setup: ChatSetup,
     *,
-    title: str = "the model",
     stdin: TextIO | None = None,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
     clock: Clock = time.perf_counter,
 ) -> int:
-    """Chat line by line until the input ends; return the exit code.
+    """Chat line by line until the input ends or /quit; return the exit code.
 
-    Each line is a question; `title` names the model. Ctrl+C stops an answer; between answers it
-    raises KeyboardInterrupt, as usual. The streams default to those of the process. The exit
-    code is 0, or that of the last EdgekitError if an answer failed. What `open_runtime` raises is
-    raised.
+    Each line is a question or a command; two slashes begin a question that begins with one.
+    Ctrl+C stops an answer; between answers it raises KeyboardInterrupt, as usual. The streams
+    default to those of the process. The exit code is that of the last EdgekitError, or 0; on a
+    terminal, where the user has seen and answered it, always 0. What opening the first model
+    raises is raised.
     """
-    out, err = stdout or sys.stdout, stderr or sys.stderr
-    chat = _PlainChat(sampling, Conversation(system), out, err, clock)
-    print(f"loading {clean_line(title)} ...", file=err, flush=True)
-    start = clock()
-    with contextlib.closing(open_runtime()) as runtime:
-        loaded_s = clock() - start
-        print(f"loaded in {loaded_s:.1f} s; the end of the input ends the chat", file=err)
-        return chat.run(runtime, stdin or sys.stdin)
+    streams = stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr
+    return PlainChat(setup, *streams, clock).run()
 
 
-class _PlainChat:
+class PlainChat:
+    """The chat that is open, its model, and the three streams."""
+
     def __init__(
-        self,
-        sampling: Sampling,
-        conversation: Conversation,
-        out: TextIO,
-        err: TextIO,
-        clock: Clock,
+        self, setup: ChatSetup, lines: TextIO, out: TextIO, err: TextIO, clock: Clock
     ) -> None:
-        self._sampling = sampling
-        self._conversation = conversation
+        self.setup = setup
+        self.model = setup.model
+        self.recorder = Recorder(setup.store, model=setup.model, system=setup.system)
+        self.fitter = ContextFitter()
+        self.attachments: list[Attachment] = []
+        self.interactive = lines.isatty()
+        self._lines = lines
         self._out = out
         self._err = err
         self._clock = clock
+        self._runtime: Runtime | None = None
+        self.left_out = 0
+        self._exit_code = 0
+        self._commands = LineCommands(self)
 
-    def run(self, runtime: Runtime, lines: TextIO) -> int:
-        exit_code = 0
-        while True:
-            if lines.isatty():
-                print("\nYou: ", end="", file=self._err, flush=True)
-            line = lines.readline()
-            if not line:
-                return exit_code
-            if question := clean_paste(line).strip():
-                try:
-                    self._answer(runtime, Turn(question))
-                except EdgekitError as error:
-                    exit_code = error.exit_code
-                    self._complain(error)
+    def run(self) -> int:
+        """Take lines until they end; see `run_plain`."""
+        try:
+            self.runtime()
+            if self.setup.resume is not None:
+                self.guarded(lambda: self.open_chat(self.setup.resume or ""))
+            if self.interactive:
+                self.say("/help lists the commands; the end of the input, or /quit, leaves")
+            while (line := self.ask_for("\nYou: ")) is not None and self._take(line):
+                pass
+        finally:
+            self.guarded(self.recorder.close)
+            self.forget_model()
+        return 0 if self.interactive else self._exit_code
 
-    def _complain(self, error: EdgekitError) -> None:
-        print(f"error: {clean_line(error.message)}", file=self._err)
-        if error.hint:
-            print(f"hint: {clean_line(error.hint)}", file=self._err)
-        self._err.flush()
+    def _take(self, line: str) -> bool:
+        """Do what a line asks for; return whether the chat goes on."""
+        text = clean_paste(line).strip()
+        if not text:
+            return True
+        leaves = False
 
-    def _answer(self, runtime: Runtime, turn: Turn) -> None:
-        reports: queue.Queue[str | Outcome] = queue.Queue()
-        answering = Answering(
-            runtime,
-            self._conversation.messages(turn),
-            turn.next_sampling(self._sampling),
-            on_text=lambda text, _: reports.put(text),
-            on_end=reports.put,
-            clock=self._clock,
-        )
-        answering.start()
-        text, outcome = self._print_answer(answering, reports)
-        if outcome.ending is None:
-            raise outcome.error or RuntimeError("the answer ended without a reason")
-        answer = Answer(text, outcome.ending)
-        self._conversation.record(turn, answer)
-        self._summarise(answer, outcome)
+        def take() -> None:
+            nonlocal leaves
+            call = parse(text)
+            if call is None:
+                self.ask(self._question(unescaped(text)))
+            elif call.command.name == "quit":
+                leaves = True
+            else:
+                self._commands.run(call)
 
-    def _print_answer(
-        self, answering: Answering, reports: queue.Queue[str | Outcome]
-    ) -> tuple[str, Outcome]:
-        """Print what arrives until the outcome does. Ctrl+C stops the model, not the printing."""
-        text = ""
-        while True:
-            try:
-                report = reports.get(timeout=POLL_S)
-                if isinstance(report, Outcome):
-                    break
-                text += report
-                print(report, end="", file=self._out, flush=True)
-            except queue.Empty:
-                continue
-            except KeyboardInterrupt:
-                answering.stop()
-            except OSError:  # nobody reads any more
-                answering.stop()
-                raise
-        if text and not text.endswith("\n"):
-            print(file=self._out, flush=True)
-        return text, report
+        self.guarded(take)
+        return not leaves
 
-    def _summarise(self, answer: Answer, outcome: Outcome) -> None:
-        timing, parts = outcome.timing, [f"{outcome.timing.tokens} tokens"]
-        if timing.first_token_s is not None:
-            parts.append(f"first token {timing.first_token_s:.2f} s")
-        if timing.decode_tokens_per_s is not None:
-            parts.append(f"{timing.decode_tokens_per_s:.1f} tokens/s")
-        if note := answer.note(self._sampling):
-            parts.append(note)
-        print(f"[{', '.join(parts)}]", file=self._err, flush=True)
+    def guarded(self, work: Callable[[], object]) -> None:
+        """Do `work`; explain what goes wrong, and keep its exit code for the end."""
+        try:
+            work()
+        except EdgekitError as error:
+            self._exit_code = error.exit_code
+            self.say(f"error: {clean_line(error.message)}")
+            if error.hint:
+                self.say(f"hint: {clean_line(error.hint)}")
+
+    # The streams
+
+    def say(self, text: str) -> None:
+        """Tell the user something that is not an answer."""
+        print(clean(text), file=self._err, flush=True)
+
+    def give(self, text: str) -> None:
+        """Write a piece of an answer to standard output, as it is."""
+        print(clean(text), end="", file=self._out, flush=True)
+
+    def announce(self, speaker: str) -> None:
+        """Say who speaks next, where a person follows along."""
+        if self.interactive:
+            print(f"{clean_line(speaker)}: ", end="", file=self._err, flush=True)
+
+    def ask_for(self, prompt: str) -> str | None:
+        """Return the next line of the input, None at its end; `prompt` is for terminals only."""
+        if self.interactive:
+            print(prompt, end="", file=self._err, flush=True)
+        return self._lines.readline() or None
+
+    def agrees(self, question: str) -> bool:
+        """Return whether the user says yes. In a pipe the command itself was the yes."""
+        if not self.interactive:
+            return True
+        answer = self.ask_for(f"{clean_line(question)} y/n: ") or ""
+        return answer.strip().lower() in ("y", "yes")
+
+    def say_turn(self, turn: Turn) -> None:
+        """Tell a turn that is not new, each line with who speaks."""
+        self.say(f"You: {turn.question.text}")
+        for attachment in turn.question.attachments:
+            self.say(f"[with the file {clean_line(attachment.name)}]")
+        if turn.answer is None:
+            self.say("[not answered: /retry asks again]")
+            return
+        self.say(f"{clean_line(turn.answer.model) or 'Model'}: {turn.answer.text}")
+        if note := turn.answer.note():
+            self.say(f"[{note}]")
+
+    # The model and the chat
+
+    def runtime(self) -> Runtime:
+        """Return the model, loaded if it is not. Raises what opening it raises."""
+        if self._runtime is None:
+            self.say(f"loading {clean_line(self.model)} ...")
+            start = self._clock()
+            self._runtime = self.setup.open_runtime(self.model)
+            self.say(f"loaded in {self._clock() - start:.1f} s")
+        return self._runtime
+
+    def forget_model(self) -> None:
+        """Free the model; the next question loads it, or another one, anew."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            with contextlib.suppress(EdgekitError):
+                runtime.close()
+
+    @property
+    def sampling(self) -> Sampling:
+        """Return how this chat chooses its next token."""
+        return self.recorder.chat.sampling or self.setup.sampling
+
+    def open_chat(self, chat_id: str, entry_id: str | None = None) -> None:
+        """Go on with a stored chat, on the branch of `entry_id` if given; tell its last turn."""
+        self.recorder.open(chat_id)
+        conversation, self.left_out = self.recorder.conversation, 0
+        if entry_id in {entry.id for entry in conversation.entries()}:
+            conversation.choose(conversation.entry(str(entry_id)))
+        turns = conversation.turns()
+        count = "1 turn" if len(turns) == 1 else f"{len(turns)} turns"
+        self.say(f"the chat “{clean_line(self.recorder.chat.title)}” goes on after {count}")
+        for sentence in self.recorder.damage:
+            self.say(f"damaged: {sentence}")
+        if turns:
+            self.say_turn(turns[-1])
+
+    def forget_context(self) -> None:
+        """Decide anew what fits the context: the chat or the model is another one."""
+        self.fitter, self.left_out = ContextFitter(), 0
+
+    # A question
+
+    def _question(self, text: str) -> Question:
+        head = self.recorder.conversation.head
+        return Question(new_id(), head, text, tuple(self.attachments))
+
+    def ask(self, question: Question) -> None:
+        """Ask `question`, which is new or is to be answered once more, and print the answer."""
+        taken, self.attachments = self.attachments, []
+        answer = LineAnswer(self, self.runtime(), question, self._clock)
+        try:
+            answer.run()
+        except BaseException as error:
+            if not answer.text:
+                self.attachments = taken
+            if not isinstance(error, InputError):  # whatever it was, the engine may be gone
+                self.forget_model()
+            raise

@@ -5,6 +5,7 @@ Knows nothing of models: what is sent leaves as a message.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import ClassVar
 
 from textual import events
@@ -15,6 +16,7 @@ from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from tui.clean import clean_paste
+from tui.commands import Command, completions
 from tui.history import History
 from tui.messages import QuestionSubmitted
 from tui.timing import Clock
@@ -32,12 +34,13 @@ class Prompt(TextArea):
         Binding(
             "ctrl+j,alt+enter,shift+enter",
             "newline",
-            "new line (also Alt+Enter, Shift+Enter)",
+            "new line",
             key_display="Ctrl+J",
         ),
-        Binding("up", "cursor_up", "earlier question, from the first line", key_display="Up"),
-        Binding("down", "cursor_down", "later question, from the last line", key_display="Down"),
-        Binding("question_mark", "app.help", "this help, if nothing is typed", key_display="?"),
+        Binding("up", "cursor_up", "earlier question", key_display="Up"),
+        Binding("down", "cursor_down", "later question", show=False),
+        Binding("tab", "complete", "complete a command", key_display="Tab"),
+        Binding("question_mark", "app.help", show=False),
     ]
     _ACTIONS: ClassVar[dict[str, str]] = {
         key: binding.action for binding in KEYS for key in binding.key.split(",")
@@ -83,6 +86,15 @@ class Prompt(TextArea):
             self._show("")
             self.post_message(QuestionSubmitted(text))
 
+    def action_complete(self) -> None:
+        """Complete the name of a command, as far as it is certain."""
+        names = [command.name for command in completions(self.text)]
+        if len(names) == 1:
+            self._show(f"/{names[0]} ")
+        elif names:
+            same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+            self._show("/" + "".join(letters[0] for letters in same))
+
     def action_newline(self) -> None:
         """Break the line at the cursor."""
         self.replace("\n", *self.selection, maintain_selection_offset=False)
@@ -104,6 +116,30 @@ class Prompt(TextArea):
     def _cursor_row(self) -> int:
         """Return the row of the cursor, counted as wrapped on the screen."""
         return self.wrapped_document.location_to_offset(self.cursor_location).y
+
+
+class Completions(Static):
+    """The commands that begin with what is typed, above the prompt; hidden for a question."""
+
+    MOST = 6
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self.display = False
+
+    def offer(self, typed: str) -> None:
+        """Show what `typed` may become."""
+        commands = completions(typed)
+        self.display = bool(commands)
+        rows = [_offer(command) for command in commands[: self.MOST]]
+        if len(commands) > self.MOST:
+            rows.append(Content(f"  ... {len(commands) - self.MOST} more: type on, or F1"))
+        self.update(Content("\n").join(rows))
+
+
+def _offer(command: Command) -> Content:
+    usage = f"/{command.name} {command.arguments}".ljust(26)
+    return Content.assemble((usage, "bold"), f"  {command.summary}")
 
 
 class PromptBar(Horizontal):

@@ -1,192 +1,185 @@
-"""The chat's screen: what happens when a key is pressed and when the model reports.
+"""The chat's screen: which key does what, what is drawn where, and when the store is written.
 
 It knows a `Runtime` and nothing of files, formats or devices. The model loads and answers in
-threads (`tui.session`) and reports by messages, so nothing here waits for it.
+threads (`tui.session`) and reports by messages, so nothing here waits for it. How a question is
+answered is in `tui.asking`, what commands do in `tui.actions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import gc
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Markdown
+from textual.widgets import Markdown, Static, TextArea
 
 from edgekit.errors import EdgekitError
+from tui.actions import run
+from tui.asking import Asking
 from tui.clean import clean_line
-from tui.conversation import Answer, Conversation, Turn
-from tui.messages import AnswerEnded, AnswerGrew, ModelFailed, ModelLoaded, QuestionSubmitted
-from tui.prompt import Prompt, PromptBar
+from tui.commands import BY_NAME, Call, parse, unescaped
+from tui.conversation import Attachment, Conversation, Question, Turn, new_id
+from tui.messages import (
+    AnswerEnded,
+    AnswerGrew,
+    ModelFailed,
+    ModelLoaded,
+    PromptFitted,
+    QuestionSubmitted,
+    TurnKey,
+)
+from tui.prompt import Completions, Prompt, PromptBar
+from tui.recorder import Recorder
 from tui.session import Session
 from tui.status import State, Status, StatusLine
 from tui.timing import Clock, Timing
-from tui.transcript import Notice, Transcript, TurnView, Welcome
+from tui.transcript import Notice, Transcript, Welcome
+from tui.turn_view import TurnView
 
 if TYPE_CHECKING:
-    from runtimes.base import Runtime, Sampling
+    from runtimes.base import Sampling
     from tui.app import ChatApp
+    from tui.setup import ChatSetup
 
 TICK_S = 0.25
+SAVE_EVERY_S = 2.0
 
 
 class ChatScreen(Screen[None]):
-    """One model and one conversation. `_active` is the turn that is being answered."""
+    """One model and one chat."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "stop the answer", key_display="Esc"),
-        Binding("ctrl+r", "regenerate", "answer again", key_display="Ctrl+R"),
-        Binding("ctrl+y", "copy", "copy the last answer", key_display="Ctrl+Y", priority=True),
-        Binding("ctrl+n", "new_chat", "new chat", key_display="Ctrl+N"),
-        Binding("pageup", "scroll(-1)", "scroll up", key_display="PageUp", priority=True),
-        Binding("pagedown", "scroll(1)", "scroll down", key_display="PageDown", priority=True),
+        Binding("ctrl+c", "interrupt", "stop, or copy", key_display="Ctrl+C", priority=True),
+        Binding("pageup", "scroll(-1)", "scroll", key_display="PageUp", priority=True),
+        Binding("pagedown", "scroll(1)", show=False, priority=True),
         Binding("ctrl+end", "follow", "back to the end", key_display="Ctrl+End"),
-        Binding(
-            "ctrl+c",
-            "interrupt",
-            "stop the answer, or copy what is marked",
-            key_display="Ctrl+C",
-            priority=True,
-        ),
+        Binding("ctrl+p", "palette", "find a command", key_display="Ctrl+P", priority=True),
+        Binding("ctrl+n", "run('new')", show=False, priority=True),
+        Binding("ctrl+o", "run('chats')", show=False, priority=True),
+        Binding("ctrl+e", "run('edit')", show=False, priority=True),
+        Binding("ctrl+r", "run('retry')", show=False, priority=True),
+        Binding("ctrl+y", "run('copy')", show=False, priority=True),
+        Binding("f2", "run('model')", show=False),
+        Binding("f3", "run('persona')", show=False),
+        Binding("f4", "run('set')", show=False),
     ]
 
     app: ChatApp
 
-    def __init__(
-        self,
-        open_runtime: Callable[[], Runtime],
-        model: str,
-        sampling: Sampling,
-        system: str | None,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, setup: ChatSetup, clock: Clock) -> None:
         super().__init__()
-        self._model = model
-        self._sampling = sampling
+        self.setup = setup
+        self.model = setup.model
+        self.session = Session(setup.open_runtime, self.post_message, clock)
+        self.recorder = Recorder(setup.store, model=setup.model, system=setup.system)
+        self.attachments: list[Attachment] = []
+        self.asking = Asking(self)
         self._clock = clock
-        self._session = Session(open_runtime, self.post_message, clock)
-        self._conversation = Conversation(system)
-        self._active: TurnView | None = None
         self._since = clock()
-        self._timing_before = Timing()
+        self._saving = asyncio.Lock()
+        self._draft = ""
 
     def compose(self) -> ComposeResult:
         """Draw the conversation, the prompt below it and the status line at the bottom."""
-        yield Transcript(Welcome(self._model))
+        yield Transcript()
+        yield Completions()
+        yield Static(id="attached", markup=False)
         yield PromptBar(self._clock)
-        yield StatusLine(Status(self._model))
+        yield StatusLine(Status(clean_line(self.model), private=bool(self.setup.privacy)))
 
-    def on_mount(self) -> None:
-        """Show the screen first, then load the model."""
+    async def on_mount(self) -> None:
+        """Show the chat first, then load the model."""
         self.transcript = self.query_one(Transcript)
         self.bar = self.query_one(PromptBar)
         self.prompt = self.query_one(Prompt)
         self.status = self.query_one(StatusLine)
         self.prompt.focus()
-        self._enter(State.LOADING)
+        self.show_attachments()
+        self.enter(State.LOADING)
+        await self._resume()
         self._tick()
         self.set_interval(TICK_S, self._tick)
-        self.call_after_refresh(self._session.load)
+        self.set_interval(SAVE_EVERY_S, self._autosave)
+        self.call_after_refresh(self.load_model, self.model)
+
+    async def _resume(self) -> None:
+        """Open the chat that the setup names, with what was typed in it and not sent."""
+        if self.setup.resume is None:
+            await self.show_chat()
+            return
+        await self.open_chat(self.setup.resume)
+        if draft := self.recorder.draft():
+            self.prompt.give_back(draft)
+
+    async def leave(self) -> None:
+        """Save what is under way, free the model and note that the chat ended well."""
+        await self.asking.finish("stopped", self.status.status.timing)
+        await self.save(self.recorder.close)
+        self.session.close()
 
     def on_unmount(self) -> None:
-        """Free the model."""
-        self._session.close()
+        """Free the model, however the screen went away."""
+        self.session.close()
 
-    def _enter(self, state: State, **changes: Any) -> None:
-        self._since = self._clock()
-        waiting = state in (State.LOADING, State.THINKING)
-        self.status.change(state=state, elapsed_s=0.0 if waiting else None, **changes)
+    # What is shown
 
-    def _tick(self) -> None:
-        """Show what time changes: how long the user has waited, and the key to know now."""
-        if self.status.status.elapsed_s is not None:
-            self.status.change(elapsed_s=self._clock() - self._since)
-        if not self.transcript.is_vertical_scroll_end:
-            self.bar.advise("Ctrl+End: more below")
-        else:
-            self.bar.advise("Esc: stop" if self._active is not None else "F1: keys")
+    @property
+    def conversation(self) -> Conversation:
+        """Return the tree of the chat that is open."""
+        return self.recorder.conversation
 
-    # What the model reports
+    @property
+    def sampling(self) -> Sampling:
+        """Return how this chat chooses the next token."""
+        return self.recorder.chat.sampling or self.setup.sampling
 
-    @on(ModelLoaded)
-    def _model_loaded(self, event: ModelLoaded) -> None:
-        self._session.loaded(event.runtime)
-        self._enter(State.READY, context_length=event.runtime.context_length)
-        if self._active is not None:
-            self._ask(self._active.turn)
+    async def show_chat(self) -> None:
+        """Draw the branch that is being read, and forget what was known of the context."""
+        turns = self.conversation.turns()
+        await self.show_turns(turns)
+        self.asking.forget_context()
+        self.prompt.asked.replace(turn.question.text for turn in turns)
+        self.status.change(timing=Timing(), left_out=0)
 
-    @on(ModelFailed)
-    async def _model_failed(self, event: ModelFailed) -> None:
-        self._session.failed()
-        self._enter(State.NO_MODEL)
-        await self._fail(event.error)
+    async def show_turns(self, turns: Sequence[Turn]) -> None:
+        """Draw these turns, each with the number of its version."""
+        private = "This chat is private: /privacy tells what that means."
+        welcome = Welcome(clean_line(self.model), private if self.setup.privacy else "")
+        await self.transcript.show(turns, welcome)
+        self.tell_versions()
 
-    @on(AnswerGrew)
-    def _answer_grew(self, event: AnswerGrew) -> None:
-        if self._active is None:  # the user has left for a new chat
-            return
-        if self.status.status.state is State.THINKING:
-            self._enter(State.WRITING)
-        self.status.change(timing=event.timing)
-        self._active.write(event.text)
+    def tell_versions(self) -> None:
+        """Say under each turn which of its versions is drawn."""
+        for view in self.transcript.views:
+            versions = self.conversation.turn_versions(view.turn.question)
+            if view.turn in versions:
+                view.tell_versions(versions.index(view.turn) + 1, len(versions))
 
-    @on(AnswerEnded)
-    async def _answer_ended(self, event: AnswerEnded) -> None:
-        outcome, view = event.outcome, self._active
-        self._session.ended(outcome)
-        self._enter(State.NO_MODEL if self._session.runtime is None else State.READY)
-        if view is None:
-            return
-        if outcome.ending is None:
-            await self._fail(outcome.error)
-        elif outcome.ending == "stopped" and not view.written:
-            await self._withdraw()
-        else:
-            self._active = None
-            self.status.change(timing=outcome.timing)
-            answer = Answer(view.written, outcome.ending)
-            self._conversation.record(view.turn, answer)
-            await view.end(answer.note(self._sampling))
+    def show_attachments(self) -> None:
+        """Name the files that go along with the next question, and what they leave room for."""
+        line = self.query_one("#attached", Static)
+        line.display = bool(self.attachments)
+        status = self.status.status
+        tokens = sum(attachment.tokens for attachment in self.attachments)
+        left = max(0, status.context_length - status.timing.context_tokens)
+        names = ", ".join(clean_line(attachment.name) for attachment in self.attachments)
+        verdict = ": too much" if tokens >= left else ""
+        line.update(f"with {names}: {tokens} tokens, {left} are left{verdict} (/detach)")
 
-    # Asking, and taking back
+    def give_back(self, question: Question) -> None:
+        """Put a question that was not answered back where it was typed."""
+        self.attachments = [*question.attachments, *self.attachments]
+        self.show_attachments()
+        self.prompt.give_back(question.text)
 
-    @on(QuestionSubmitted)
-    async def _question_submitted(self, event: QuestionSubmitted) -> None:
-        if self._busy():
-            self.prompt.give_back(event.text)
-            return
-        view = TurnView(Turn(event.text))
-        await self.transcript.add(view)
-        await self._begin(view)
-
-    def _busy(self) -> bool:
-        """Return whether an answer is under way, and if so tell the user."""
-        if self._active is None and not self._session.answering:
-            return False
-        self.bar.remark("one answer at a time: Esc stops this one")
-        return True
-
-    async def _begin(self, view: TurnView) -> None:
-        self._active = view
-        self._timing_before = self.status.status.timing
-        await view.begin()
-        self._ask(view.turn)
-
-    def _ask(self, turn: Turn) -> None:
-        """Ask for an answer to `turn`, as soon as there is a model."""
-        if self._session.runtime is not None:
-            taken = self._timing_before.context_tokens
-            self._enter(State.THINKING, timing=Timing(prompt_tokens=taken))
-            self._session.ask(self._conversation.messages(turn), turn.next_sampling(self._sampling))
-        elif not self._session.loading:
-            self._enter(State.LOADING)
-            self._session.load()
-
-    async def _fail(self, error: Exception | None) -> None:
-        """Take the question back and explain what happened."""
-        await self._withdraw()
+    async def explain(self, error: Exception) -> None:
+        """Show a problem in the conversation; a bug of ours is kept for after the end."""
         if isinstance(error, EdgekitError):
             notice = Notice(error.message, error.hint)
         else:
@@ -197,84 +190,167 @@ class ChatScreen(Screen[None]):
             )
         await self.transcript.add(notice)
 
-    async def _withdraw(self) -> None:
-        """Leave the conversation as it was before the question; give back what was typed."""
-        view, self._active = self._active, None
-        if view is None:
-            return
-        self.status.change(timing=self._timing_before)
-        if (answer := view.turn.answer) is not None:
-            await view.restore(answer.text, answer.note(self._sampling))
-            return
-        if view.written:
-            await view.end("failed, and not part of this chat")
+    def enter(self, state: State, **changes: Any) -> None:
+        """Show what the model is doing now, and for how long if the user waits for it."""
+        self._since = self._clock()
+        waiting = state in (State.LOADING, State.THINKING)
+        self.status.change(state=state, elapsed_s=0.0 if waiting else None, **changes)
+
+    def _tick(self) -> None:
+        """Show what time changes: how long the user has waited, and the key to know now."""
+        if self.status.status.elapsed_s is not None:
+            self.status.change(elapsed_s=self._clock() - self._since)
+        if isinstance(self.focused, TurnView):
+            self.bar.advise("E edit  R retry  Left/Right versions  C copy  Esc back")
+        elif not self.transcript.is_vertical_scroll_end:
+            self.bar.advise("Ctrl+End: more below")
         else:
-            await view.remove()
-        self.prompt.give_back(view.turn.question)
+            self.bar.advise("F1: keys" if self.asking.active is None else "Esc: stop")
 
-    # Keys
+    # The store
 
-    async def action_stop(self) -> None:
+    async def save(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Run a function of the recorder in a thread, in turn; return whether it went well."""
+        async with self._saving:
+            try:
+                await asyncio.to_thread(function, *arguments)
+            except EdgekitError as error:
+                await self.explain(error)
+                return False
+        return True
+
+    async def _autosave(self) -> None:
+        await self.asking.save_progress()
+        if self.prompt.text != self._draft:
+            self._draft = self.prompt.text
+            await self.save(self.recorder.save_draft, self._draft)
+
+    async def open_chat(self, chat_id: str, entry_id: str | None = None) -> None:
+        """Show a stored chat, at the branch with `entry_id` if that is given."""
+        if not await self.save(self.recorder.open, chat_id):
+            return
+        if entry_id is not None and entry_id in {e.id for e in self.conversation.entries()}:
+            self.conversation.choose(self.conversation.entry(entry_id))
+        await self.show_chat()
+        for sentence in self.recorder.damage:
+            await self.transcript.add(Notice(sentence, title="Damaged"))
+
+    # What the model reports
+
+    def load_model(self, name: str) -> None:
+        """Load the artifact `name` in place of the model that is open."""
+        self.model = name
+        self.enter(State.LOADING, model=clean_line(name), context_length=0)
+        self.session.load(name)
+
+    @on(ModelLoaded)
+    def _model_loaded(self, event: ModelLoaded) -> None:
+        self.session.loaded(event.runtime)
+        # What is there now will stay: a full garbage collection over all of it, 80 ms, would hold
+        # up a key several times in each answer.
+        gc.collect()
+        gc.freeze()
+        self.asking.forget_context()
+        self.enter(State.READY, context_length=event.runtime.context_length)
+        self.asking.send()
+
+    @on(ModelFailed)
+    async def _model_failed(self, event: ModelFailed) -> None:
+        self.session.failed()
+        self.enter(State.NO_MODEL)
+        await self.asking.fail(event.error)
+
+    @on(PromptFitted)
+    def _prompt_fitted(self, event: PromptFitted) -> None:
+        if event.fitted.left_out > self.status.status.left_out:
+            self.bar.remark("the context is full: the oldest turns are no longer sent (/context)")
+        self.status.change(left_out=event.fitted.left_out)
+
+    @on(AnswerGrew)
+    def _answer_grew(self, event: AnswerGrew) -> None:
+        self.asking.grew(event)
+
+    @on(AnswerEnded)
+    async def _answer_ended(self, event: AnswerEnded) -> None:
+        await self.asking.ended(event)
+
+    # What the user sends, and keys
+
+    @on(QuestionSubmitted)
+    async def _question_submitted(self, event: QuestionSubmitted) -> None:
+        try:
+            call = parse(event.text)
+        except EdgekitError as error:
+            self.prompt.give_back(event.text)
+            self.bar.remark(f"{error.message}: {error.hint}")
+            return
+        if call is not None:
+            self.run_command(call)
+        elif self.asking.busy():
+            self.prompt.give_back(event.text)
+        else:
+            await self.asking.ask(self._question(unescaped(event.text)))
+
+    def _question(self, text: str) -> Question:
+        """Return `text` as the question that comes next, with the files that go along."""
+        turns = self.conversation.turns()
+        parent = None
+        if turns:  # a question that was never answered is asked beside, not after
+            last = turns[-1]
+            parent = last.answer.id if last.answer else last.question.parent
+        attachments, self.attachments = tuple(self.attachments), []
+        self.show_attachments()
+        return Question(new_id(), parent, text, attachments)
+
+    def run_command(self, call: Call) -> None:
+        """Run a command beside the interface, so that it may open dialogs and wait for them."""
+        self.run_worker(run.run(self, call), group="command")
+
+    def action_run(self, name: str) -> None:
+        """Run the command `name` without an argument."""
+        self.run_command(Call(BY_NAME[name], ""))
+
+    def action_palette(self) -> None:
+        """Find a command."""
+        self.run_worker(run.palette(self), group="command")
+
+    @on(TurnKey)
+    def _turn_key(self, event: TurnKey) -> None:
+        self.run_worker(run.on_turn(self, event), group="command")
+
+    def action_stop(self) -> None:
         """Stop the answer, or take back a question that waits for the model."""
-        if self._session.answering:
-            self._enter(State.STOPPING)
-            self._session.stop()
-        elif self._active is not None:
-            await self._withdraw()
+        self.asking.stop()
 
-    async def action_interrupt(self) -> None:
+    def action_interrupt(self) -> None:
         """Ctrl+C: stop, else copy what is marked, else say how to quit."""
         marked = self.prompt.selected_text or self.get_selected_text()
-        if self._active is not None or self._session.answering:
-            await self.action_stop()
+        if self.asking.active is not None or self.session.answering:
+            self.asking.stop()
         elif marked:
-            self._copy(marked)
+            self.copy(marked)
         else:
             self.bar.remark("Ctrl+Q quits")
 
-    async def action_regenerate(self) -> None:
-        """Answer the last question again. The old answer stays until the new one has ended."""
-        turns = self._conversation.turns
-        views = [view for view in self.query(TurnView) if turns and view.turn is turns[-1]]
-        if not views:
-            self.bar.remark("there is no answer yet")
-        elif not self._busy():
-            if self._sampling.temperature == 0:
-                self.bar.remark("temperature is 0: the same answer will come again")
-            self.transcript.anchor()
-            await self._begin(views[0])
-
-    async def action_new_chat(self) -> None:
-        """Leave this conversation for an empty one; what is typed stays."""
-        await self.action_stop()
-        self._active = None
-        self._conversation = Conversation(self._conversation.system)
-        self.status.change(timing=Timing())
-        await self.transcript.remove_children()
-        await self.transcript.add(Welcome(self._model))
-
-    def action_copy(self) -> None:
-        """Copy the last answer as the Markdown that the model wrote."""
-        answers = [turn.answer.text for turn in self._conversation.turns if turn.answer]
-        if answers:
-            self._copy(answers[-1])
-        else:
-            self.bar.remark("there is no answer yet")
-
-    def _copy(self, text: str) -> None:
+    def copy(self, text: str) -> None:
+        """Send `text` to the clipboard of the terminal (OSC 52)."""
         self.app.copy_to_clipboard(text)
         self.bar.remark(f"{len(text)} characters sent to the terminal's clipboard")
 
-    def action_scroll(self, pages: int) -> None:
+    async def action_scroll(self, pages: int) -> None:
         """Scroll the conversation by a page, up or down."""
-        if pages < 0:
-            self.transcript.scroll_page_up(animate=False)
-        else:
+        if pages > 0:
             self.transcript.scroll_page_down(animate=False)
+        elif self.transcript.scroll_offset.y > 0 or not await self.transcript.show_earlier():
+            self.transcript.scroll_page_up(animate=False)
 
     def action_follow(self) -> None:
         """Go to the end, and stay there as the answer grows."""
         self.transcript.anchor()
+
+    @on(TextArea.Changed)
+    def _typed(self, event: TextArea.Changed) -> None:
+        self.query_one(Completions).offer(event.text_area.text)
 
     @on(Markdown.LinkClicked)
     def _link_clicked(self, event: Markdown.LinkClicked) -> None:

@@ -1,6 +1,6 @@
-"""The model behind the screen: opens it, asks it, stops it, closes it, all in threads.
+"""The model behind the screen: opens it, asks it, stops it, changes it, closes it, all in threads.
 
-Reports by typed messages. Knows no widget; the app decides what a report looks like.
+Reports by typed messages. Knows no widget; the screen decides what a report looks like.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ REPORT_EVERY_S = 1 / 15
 class Session:
     """At most one runtime and at most one answer at a time.
 
-    `post` must be safe to call from any thread (Textual's `post_message` is). Everything else
-    is called from the interface's thread, which also hands the reports back to `loaded`,
-    `failed` and `ended`.
+    `open_runtime` takes the name of an artifact and is called in a thread. `post` must be safe to
+    call from any thread (Textual's `post_message` is). Everything else is called from the
+    interface's thread, which also hands the reports back to `loaded`, `failed` and `ended`.
     """
 
     def __init__(
         self,
-        open_runtime: Callable[[], Runtime],
+        open_runtime: Callable[[str], Runtime],
         post: Callable[[TextualMessage], object],
         clock: Clock,
     ) -> None:
@@ -43,6 +43,8 @@ class Session:
         self._clock = clock
         self._answering: Answering | None = None
         self._closed = threading.Event()
+        self._turn = threading.Lock()  # one model is freed before the next one is loaded
+        self._loads = 0
         self.runtime: Runtime | None = None
         self.loading = False
 
@@ -55,22 +57,31 @@ class Session:
         with contextlib.suppress(RuntimeError):  # from Textual, if the app has just gone
             self._post(message)
 
-    def load(self) -> None:
-        """Open the runtime in a thread: ModelLoaded or ModelFailed follows."""
-        if not self.loading and self.runtime is None:
-            self.loading = True
-            threading.Thread(target=self._load, name="loading", daemon=True).start()
+    def load(self, model: str) -> None:
+        """Open `model` in a thread, in place of the one before: ModelLoaded or ModelFailed follows.
 
-    def _load(self) -> None:
-        try:
-            runtime = self._open_runtime()
-        except Exception as error:
-            self._report(ModelFailed(error))
-            return
-        if self._closed.is_set():
-            runtime.close()
-        else:
-            self._report(ModelLoaded(runtime))
+        Of two calls, only the later one is reported.
+        """
+        old, self.runtime, self.loading = self.runtime, None, True
+        self._loads += 1
+        arguments = (model, self._loads, old)
+        threading.Thread(target=self._load, args=arguments, name="loading", daemon=True).start()
+
+    def _load(self, model: str, number: int, old: Runtime | None) -> None:
+        with self._turn:
+            _free(old)
+            if number != self._loads or self._closed.is_set():
+                return
+            try:
+                runtime = self._open_runtime(model)
+            except Exception as error:
+                if number == self._loads:
+                    self._report(ModelFailed(error))
+                return
+            if number == self._loads and not self._closed.is_set():
+                self._report(ModelLoaded(runtime))
+            else:
+                _free(runtime)
 
     def loaded(self, runtime: Runtime) -> None:
         """Take over what ModelLoaded brought."""
@@ -80,13 +91,17 @@ class Session:
         """Note ModelFailed; `load` may be called again."""
         self.loading = False
 
-    def ask(self, messages: Sequence[Message], sampling: Sampling) -> None:
-        """Start an answer: AnswerGrew, any number of times, then AnswerEnded follow."""
-        if self.runtime is None or self._answering is not None:
+    def ask(self, prepare: Callable[[Runtime], Sequence[Message]], sampling: Sampling) -> None:
+        """Start an answer: AnswerGrew, any number of times, then AnswerEnded follow.
+
+        `prepare` makes the messages, in the answer's thread. What it raises ends the answer.
+        """
+        runtime = self.runtime
+        if runtime is None or self._answering is not None:
             raise RuntimeError("asked while the model is loading or answering")
         self._answering = Answering(
-            self.runtime,
-            messages,
+            runtime,
+            lambda: prepare(runtime),
             sampling,
             on_text=lambda text, timing: self._report(AnswerGrew(text, timing)),
             on_end=lambda outcome: self._report(AnswerEnded(outcome)),

@@ -32,13 +32,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The facts that the status line shows. `context_length` 0 means not yet known."""
+    """The facts that the status line shows. `context_length` 0 means not yet known.
+
+    `left_out` counts the turns that no longer fit the context, so that the model is not sent them.
+    """
 
     model: str
     state: State = State.LOADING
     elapsed_s: float | None = None
     timing: Timing = field(default_factory=Timing)
     context_length: int = 0
+    left_out: int = 0
+    private: bool = False
 
     @property
     def nearly_full(self) -> bool:
@@ -70,7 +75,8 @@ def status_line(status: Status, width: int) -> Content:
 
 def _state(status: Status) -> str:
     elapsed = "" if status.elapsed_s is None else f" {status.elapsed_s:.1f} s"
-    return f"{status.state}{elapsed}"
+    private = f"private{SEPARATOR}" if status.private else ""
+    return f"{private}{status.state}{elapsed}"
 
 
 def _figures(status: Status, *, short: bool) -> str:
@@ -86,6 +92,9 @@ def _context(status: Status) -> str:
     if not status.context_length:
         return ""
     warning = "nearly full! " if status.nearly_full else ""
+    if status.left_out:
+        plural = "" if status.left_out == 1 else "s"
+        warning = f"{status.left_out} turn{plural} left out, "
     return f"{warning}context {status.timing.context_tokens} of {status.context_length}"
 
 

@@ -5,74 +5,29 @@ Shows what it is given. Nothing here asks a model, opens a link or fetches an im
 
 from __future__ import annotations
 
-from markdown_it import MarkdownIt
+from collections.abc import Sequence
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Markdown, Static
+from textual.widget import Widget
+from textual.widgets import Static
 
 from tui.clean import clean
 from tui.conversation import Turn
-from tui.stream import PacedStream
+from tui.turn_view import TurnView
 
-
-def _markdown_parser() -> MarkdownIt:
-    # With HTML on, Textual drops every tag in silence: "<think>" or "<div>" would be lost.
-    return MarkdownIt("gfm-like", {"html": False})
-
-
-class TurnView(Vertical):
-    """A question, its answer as it grows, and a note on how the answer ended."""
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__(classes="turn")
-        self.turn = turn
-        self.written = ""
-        self._answer = Markdown(parser_factory=_markdown_parser, open_links=False, classes="answer")
-        self._note = Static(classes="note", markup=False)
-        self._stream: PacedStream | None = None
-
-    def compose(self) -> ComposeResult:
-        """Mark the question by a sign, not by colour only."""
-        with Horizontal(classes="question"):
-            yield Static(">", classes="mark")
-            yield Static(self.turn.question, markup=False, classes="text")
-        yield self._answer
-        yield self._note
-
-    async def begin(self) -> None:
-        """Start with an empty answer."""
-        self.written = ""
-        self._note.display = False
-        await self._answer.update("")
-        self._stream = PacedStream(self._answer)
-
-    def write(self, text: str) -> None:
-        """Append clean `text`; it is drawn in the background, several pieces at once if need be."""
-        if self._stream is not None:
-            self.written += text
-            self._stream.write(text)
-
-    async def end(self, note: str = "") -> None:
-        """Draw what is left, and say under it how it ended."""
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.finish()
-        self._note.update(f"[{note}]")
-        self._note.display = bool(note)
-
-    async def restore(self, text: str, note: str) -> None:
-        """Show `text`, an earlier answer, in place of the one that was being written."""
-        await self.end(note)
-        self.written = text
-        await self._answer.update(text)
+# Each answer is a widget with a widget for each of its paragraphs: a chat of hundreds of turns
+# takes seconds to lay out, and nobody reads it all at once.
+TURNS_AT_ONCE = 12
 
 
 class Notice(Static):
     """A problem, told in words: what happened, and what to do next."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        lines: list[str | tuple[str, str]] = [("Error: ", "bold"), clean(message)]
+    def __init__(self, message: str, hint: str = "", title: str = "Error") -> None:
+        lines: list[str | tuple[str, str]] = [(f"{title}: ", "bold"), clean(message)]
         if hint:
             lines += ["\n", ("Try: ", "bold"), clean(hint)]
         super().__init__(Content.assemble(*lines), classes="notice")
@@ -81,27 +36,91 @@ class Notice(Static):
 class Welcome(Static):
     """What an empty chat says instead of nothing."""
 
-    KEYS = (
+    KEYS: ClassVar = (
         ("Enter", "sends what you type below"),
         ("Ctrl+J", "starts a new line"),
         ("Esc", "stops an answer"),
-        ("F1 or ?", "shows all keys"),
+        ("Ctrl+O", "opens an earlier chat"),
+        ("/", "begins a command, as in /attach notes.txt"),
+        ("F1 or ?", "shows all keys and commands"),
         ("Ctrl+Q", "quits"),
     )
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, protection: str = "") -> None:
         width = max(len(key) for key, _ in self.KEYS)
         parts: list[str | tuple[str, str]] = [(f"Chat with {model}", "bold"), "\n"]
         for key, meaning in self.KEYS:
             parts += ["\n", (key.ljust(width + 2), "bold"), meaning]
+        if protection:
+            parts += ["\n\n", protection]
         super().__init__(Content.assemble(*parts), classes="welcome")
 
 
 class Transcript(VerticalScroll, can_focus=False):
     """Turns and notices, oldest first. Follows the end unless the user has scrolled up."""
 
-    async def add(self, block: TurnView | Notice | Welcome) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._earlier: list[Turn] = []
+
+    def compose(self) -> ComposeResult:
+        """Keep a line at the top for what is not drawn yet."""
+        yield Static(id="earlier", markup=False)
+
+    def on_mount(self) -> None:
+        """Hide the line until there is something to say."""
+        self._count_earlier()
+
+    @property
+    def views(self) -> list[TurnView]:
+        """Return the turns that are drawn, oldest first."""
+        return list(self.query(TurnView))
+
+    def view_of(self, question_id: str) -> TurnView | None:
+        """Return the view of the turn with this question, if it is drawn."""
+        return next((v for v in self.views if v.turn.question.id == question_id), None)
+
+    async def add(self, block: Widget) -> None:
         """Show `block` at the end, and follow the end again."""
         await self.query(Welcome).remove()
         await self.mount(block)
         self.anchor()
+
+    async def show(self, turns: Sequence[Turn], empty: Widget) -> None:
+        """Show these turns and nothing else, or `empty` if there are none.
+
+        What is drawn already and stays the same is not drawn again.
+        """
+        drawn = self.views
+        shared = 0
+        start = len(self._earlier)
+        while shared < min(len(drawn), len(turns) - start) and drawn[shared].shows(
+            turns[start + shared]
+        ):
+            shared += 1
+        if not shared:
+            start = max(0, len(turns) - TURNS_AT_ONCE)
+        keep = set(drawn[:shared])
+        await self.remove_children([w for w in self.children if w not in keep and w.id is None])
+        self._earlier = list(turns[:start])
+        self._count_earlier()
+        new = [TurnView(turn) for turn in turns[start + shared :]]
+        await self.mount_all(new if turns else [empty])
+        self.anchor()
+
+    async def show_earlier(self) -> bool:
+        """Draw some more of the earlier turns; return whether there were any."""
+        if not self._earlier:
+            return False
+        start = max(0, len(self._earlier) - TURNS_AT_ONCE)
+        more, self._earlier = self._earlier[start:], self._earlier[:start]
+        self._count_earlier()
+        self.release_anchor()
+        await self.mount_all([TurnView(turn) for turn in more], after="#earlier")
+        return True
+
+    def _count_earlier(self) -> None:
+        line = self.query_one("#earlier", Static)
+        line.display = bool(self._earlier)
+        plural = "" if len(self._earlier) == 1 else "s"
+        line.update(f"[{len(self._earlier)} earlier turn{plural}: PageUp shows them]")

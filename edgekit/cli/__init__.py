@@ -17,6 +17,8 @@ from edgekit.cli.devices import devices
 from edgekit.cli.doctor import doctor
 from edgekit.cli.inspect import inspect
 from edgekit.cli.output import styled
+from edgekit.cli.privacy import privacy
+from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
 from edgekit.errors import EdgekitError
@@ -34,16 +36,19 @@ class InOrder(click.Group):
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edgekit", message="edgekit %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """From a trained language model to a chat that works with the network cable pulled out.
 
     A checkpoint is pulled, converted to an artifact (GGUF or ONNX), checked against the
     original, benched on this machine, and then answers without a network.
     """
+    lock_if_wanted(context.invoked_subcommand)
 
 
-for command in (demo, pull, inspect, convert, check, bench, devices, run, chat, doctor):
+for command in (demo, pull, inspect, convert, check, bench, devices, run, chat, privacy, doctor):
     cli.add_command(command)
+refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")
 
 
 def main() -> None:

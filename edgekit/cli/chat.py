@@ -2,40 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.private import weaker_lock_option
 from edgekit.cli.sampling import sampling_options, to_sampling
+
+if TYPE_CHECKING:
+    from edgekit.privacy.lock import LockReport, Weaker
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    help="Read the passphrase from here, also /dev/fd/3; default: ask.",
+)
 
 
 @click.command(short_help="Chat in the terminal.")
 @click.argument("artifact", required=False)
-@click.option("--system", help="A system message that starts the conversation.")
+@click.option("--private/--no-private", default=None, help="Locked, and encrypted on the disk.")
+@passphrase_option
+@weaker_lock_option
+@click.option("--temporary", is_flag=True, help="Store nothing; gone when you quit.")
+@click.option("--continue", "resume", is_flag=True, help="Go on with the last chat.")
+@click.option("--system", default="", help="A system prompt for new chats.")
 @click.option("--context", type=click.IntRange(1), help="Tokens of context; default 4096.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--bandwidth",
+    type=click.Choice(["auto", "low", "full"]),
+    help="Bytes sent to the terminal; auto is low over SSH.",
+)
 @click.option("--plain", is_flag=True, help="Lines instead of a screen; also when piped.")
 @click.option("--echo", is_flag=True, help="Talk to an echo, with no model: to try the screen.")
 @sampling_options
 def chat(
     artifact: str | None,
-    system: str | None,
-    context: int | None,
-    threads: int | None,
-    plain: bool,
-    echo: bool,
+    private: bool | None,
+    passphrase_file: Path | None,
+    weaker_lock: Weaker | None,
     **options: Any,
 ) -> int:
-    """Chat with ARTIFACT, or with the newest artifact in the store."""
+    """Chat with ARTIFACT, or with the newest artifact in the store.
+
+    A private chat cannot reach any network: the kernel refuses it. Its text is stored encrypted;
+    `edgekit privacy check` proves both.
+    """
+    lock = _lock(private, weaker_lock)
+    from edgekit.workflows.chat import Wish
     from edgekit.workflows.chat import chat as start_chat
     from tui.terminal import can_draw
 
-    return start_chat(
-        artifact,
-        to_sampling(options),
-        system=system,
-        context=context,
-        threads=threads,
-        plain=plain or not can_draw(),
-        echo=echo,
-    )
+    names = ("system", "context", "threads", "echo", "temporary", "resume", "bandwidth")
+    chosen = {name: options.pop(name) for name in names}
+    plain = options.pop("plain") or not can_draw()
+    passphrase = None
+    if lock is not None and not chosen["temporary"]:
+        passphrase = _passphrase(passphrase_file)
+    wish = Wish(to_sampling(options), plain=plain, lock=lock, passphrase=passphrase, **chosen)
+    return start_chat(artifact, wish)
+
+
+def _lock(private: bool | None, weaker: Weaker | None) -> LockReport | None:
+    """Lock this process if the chat is private, before anything else is imported."""
+    from edgekit.privacy.lock import wanted
+
+    if private is None:
+        private = wanted()
+    os.environ["EDGEKIT_PRIVATE"] = "1" if private else "0"  # what the worker goes by
+    if not private:
+        return None
+    from edgekit.cli.private import enter_private_mode
+    from edgekit.files import make_folder
+    from edgekit.store import home
+
+    make_folder(home())
+    return enter_private_mode([home()], weaker)
+
+
+def _passphrase(file: Path | None) -> str:
+    """Return the passphrase of the private store; a new one is asked for twice."""
+    from edgekit.cli.passphrase import read_passphrase
+    from edgekit.workflows.chat import private_store
+
+    return read_passphrase(file, confirm=not private_store().exists())

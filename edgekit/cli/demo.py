@@ -78,10 +78,11 @@ def _document(row: Row) -> dict[str, object]:
 
 def _chat(rows: Sequence[Row]) -> None:
     """Open the chat on the artifact that loses least among the smaller half."""
-    from edgekit.workflows.chat import chat
+    from edgekit.workflows.chat import Wish, chat
     from runtimes.base import Sampling
 
     by_size = sorted(rows, key=lambda row: row.artifact.manifest.total_bytes)
     best = min(by_size[: len(by_size) // 2 + 1], key=lambda row: row.certificate.kld_mean)
     click.pause("press a key to chat (Ctrl+Q leaves the chat)")
-    chat(str(best.artifact.path), Sampling(temperature=0.7, top_p=0.9, min_p=0.05))
+    sampling = Sampling(temperature=0.7, top_p=0.9, min_p=0.05)
+    chat(best.artifact.path.name, Wish(sampling))

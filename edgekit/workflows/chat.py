@@ -1,66 +1,215 @@
-"""chat: choose an artifact and open the terminal chat on it."""
+"""chat: choose an artifact, open the store of chats, and start the terminal chat on both."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from edgekit import store
 from edgekit.artifact import MANIFEST_NAME, Artifact
-from edgekit.errors import InputError
+from edgekit.errors import EdgekitError, InputError
 from edgekit.extras import need
+from edgekit.settings import load_settings
 from edgekit.store import artifacts, find_artifact
 from runtimes.base import Runtime, Sampling
-from runtimes.load import load
+from tui.setup import ArtifactChoice, ChatSetup
+
+if TYPE_CHECKING:
+    from edgekit.privacy.lock import LockReport
+    from tui.store.chats import ChatStore
+
+ECHO = "echo"
 
 
-def chat(
-    name_or_path: str | None,
-    sampling: Sampling,
-    *,
-    system: str | None = None,
-    context: int | None = None,
-    threads: int | None = None,
-    plain: bool = False,
-    echo: bool = False,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for.
+
+    `lock` is the one that this process is under, None if the chat is not private; `passphrase`
+    opens the encrypted store. `temporary` stores nothing; `resume` goes on with the last chat.
+    """
+
+    sampling: Sampling
+    system: str = ""
+    context: int | None = None
+    threads: int | None = None
+    plain: bool = False
+    echo: bool = False
+    temporary: bool = False
+    resume: bool = False
+    bandwidth: Literal["auto", "low", "full"] | None = None
+    lock: LockReport | None = None
+    passphrase: str | None = None
+
+
+def chat(name_or_path: str | None, wish: Wish) -> int:
     """Open the chat and return its exit code; without a name, on the artifact made last.
 
-    Raises InputError if there is no artifact, or it has no chat template.
+    Raises InputError if there is no artifact, or it has no chat template, or the store of chats
+    is damaged; PrivacyError for a wrong passphrase.
     """
-    opener: Callable[[], Runtime]
-    if echo:
-        from runtimes.echo import EchoRuntime
+    model = ECHO if wish.echo else _choose(name_or_path)
+    with_store = _open_store(wish)
+    try:
+        return _start(_setup(model, wish, with_store), wish)
+    finally:
+        with_store.close()
 
-        title, opener = "echo", EchoRuntime
-    else:
-        artifact = _chattable(Artifact.open(_choose(name_or_path)))
-        title = artifact.manifest.name
-        opener = partial(load, artifact, context_length=context, threads=threads)
-    if plain:
+
+def _start(setup: ChatSetup, wish: Wish) -> int:
+    if wish.plain:
         from tui.plain import run_plain
 
-        return run_plain(opener, sampling, system, title=title)
+        return run_plain(setup)
     need("textual", "chat")
     from tui.app import run_chat
 
-    run_chat(opener, title, sampling, system)
+    run_chat(setup)
     return 0
 
 
-def _choose(name_or_path: str | None) -> Path:
-    if name_or_path is not None:
-        return find_artifact(name_or_path)
-    made = sorted(artifacts().glob(f"[!.]*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime)
-    if not made:
-        raise InputError("the store holds no artifact", hint="make one: edgekit demo")
-    return made[-1].parent
+def _open_store(wish: Wish) -> ChatStore:
+    need("cryptography", "chat")
+    from tui.store.chats import ChatStore
+
+    if wish.temporary:
+        return ChatStore.open(None)
+    if wish.passphrase is not None:
+        return ChatStore.open(private_store(), wish.passphrase)
+    return ChatStore.open(store.chats() / "chats.db")
 
 
-def _chattable(artifact: Artifact) -> Artifact:
+def private_store() -> Path:
+    """Return the path of the encrypted store of chats."""
+    return store.chats() / "private.db"
+
+
+def _setup(model: str, wish: Wish, chats: ChatStore) -> ChatSetup:
+    from dataclasses import replace
+
+    settings = load_settings()
+    if wish.bandwidth is not None:
+        settings = replace(settings, bandwidth=wish.bandwidth)
+    return ChatSetup(
+        open_runtime=_opener(wish),
+        model=model,
+        list_artifacts=list_artifacts,
+        sampling=wish.sampling,
+        system=wish.system,
+        store=chats,
+        settings=settings,
+        privacy=privacy_text(wish.lock, wish.temporary) if wish.lock else "",
+        resume=_resumed(chats, wish),
+        exports=store.home() / "exports" if wish.lock else None,
+    )
+
+
+def privacy_text(lock: LockReport, temporary: bool) -> str:
+    """Return what /privacy shows: what protects a private chat, and what does not."""
+    held = {
+        "kernel": "The kernel refuses every socket to this program, its threads and its children.",
+        "namespace": "WEAKER LOCK: this program is alone in a network with no way out.",
+        "python": "WEAKER LOCK: only Python code is kept from sockets, native code is not.",
+    }[lock.strength]
+    lines = [held]
+    if lock.namespace and lock.strength == "kernel":
+        lines.append("It is also in a network namespace of its own, with no way out.")
+    if lock.landlock_abi:
+        lines.append(f"The kernel lets it write files in {', '.join(lock.writable)} only.")
+    lines += [f"Left open: {name}." for name in lock.left_open]
+    lines += [f"Missing here: {sentence}" for sentence in lock.missing]
+    lines.append(
+        "Nothing of this chat is stored: it is gone when you quit."
+        if temporary
+        else "Chats, titles, attachments and personas are encrypted on the disk."
+    )
+    return "\n\n".join(
+        [
+            *lines,
+            "Not covered: what your screen, terminal, clipboard or SSH connection carry; files "
+            "that you export; memory that the system writes to swap; other programs of yours.",
+            "edgekit privacy check tries to get out, and shows what happens.",
+        ]
+    )
+
+
+def _resumed(chats: ChatStore, wish: Wish) -> str | None:
+    """Return the chat that was open when the program was killed, or the last one if asked for.
+
+    A pipe goes on only if asked: its answers must not depend on what went before.
+    """
+    listed = chats.chats()
+    left_open = chats.note("open")
+    if (wish.resume or sys.stdin.isatty()) and left_open in {chat.id for chat in listed}:
+        return left_open
+    return listed[0].id if wish.resume and listed else None
+
+
+def _opener(wish: Wish) -> Callable[[str], Runtime]:
+    if wish.echo:
+        from runtimes.echo import EchoRuntime
+
+        return lambda _: EchoRuntime()
+    return partial(_open, wish)
+
+
+def _open(wish: Wish, name: str) -> Runtime:
+    from runtimes.load import load
+
+    artifact = Artifact.open(find_artifact(name))
+    if problem := _problem(artifact):
+        raise InputError(f"{name}: {problem}", hint="edgekit run continues a text")
+    return load(artifact, context_length=wish.context, threads=wish.threads)
+
+
+def list_artifacts() -> list[ArtifactChoice]:
+    """Return what the store holds, by name, with what `check` and `bench` measured of it."""
+    return [_choice(path.parent) for path in sorted(artifacts().glob(f"[!.]*/{MANIFEST_NAME}"))]
+
+
+def _choice(folder: Path) -> ArtifactChoice:
+    try:
+        artifact = Artifact.open(folder)
+    except EdgekitError as error:
+        return ArtifactChoice(folder.name, str(folder), "", "", 0, 0, problem=error.message)
+    from edgekit.workflows.bench import recall
+
+    manifest, certificate, speed = artifact.manifest, artifact.manifest.certificate, None
+    speed = recall(artifact)
+    return ArtifactChoice(
+        name=folder.name,
+        path=str(folder),
+        format=manifest.format,
+        scheme=manifest.scheme,
+        bytes=manifest.total_bytes,
+        context_length=manifest.context_length,
+        kld_mean=certificate.kld_mean if certificate else None,
+        top1_agreement=certificate.top1_agreement if certificate else None,
+        decode_tokens_per_s=speed.decode_tokens_per_s if speed else None,
+        ttft_s=speed.ttft_s if speed else None,
+        problem=_problem(artifact),
+    )
+
+
+def _problem(artifact: Artifact) -> str:
     if artifact.manifest.chat_template is None:
-        raise InputError(
-            f"{artifact.manifest.name} has no chat template: it only continues text",
-            hint="edgekit run continues a text",
-        )
-    return artifact
+        return "it has no chat template: it only continues text"
+    return ""
+
+
+def _choose(name_or_path: str | None) -> str:
+    """Return the name, or the path, of an artifact that can chat."""
+    if name_or_path is None:
+        manifests = artifacts().glob(f"[!.]*/{MANIFEST_NAME}")
+        made = sorted(manifests, key=lambda path: path.stat().st_mtime)
+        if not made:
+            raise InputError("the store holds no artifact", hint="make one: edgekit demo")
+        name_or_path = made[-1].parent.name
+    artifact = Artifact.open(find_artifact(name_or_path))
+    if problem := _problem(artifact):
+        raise InputError(f"{name_or_path}: {problem}", hint="edgekit run continues a text")
+    return name_or_path

@@ -134,7 +134,32 @@ def manual_clock() -> type[ManualClock]:
 
 
 @pytest.fixture
-def chat_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def make_setup() -> Callable[..., Any]:
+    """Return a function that makes a ChatSetup around a runtime, with a store in memory."""
+    from edgekit.settings import Settings
+    from tui.setup import ChatSetup
+    from tui.store.chats import ChatStore
+
+    def make(runtime: ScriptedRuntime, **options: Any) -> ChatSetup:
+        opener = options.pop("opener", None)
+        defaults = {
+            "open_runtime": opener or (lambda name: runtime),
+            "model": "tiny q4_k_m",
+            "list_artifacts": lambda: [],
+            "sampling": Sampling(temperature=0.7),
+            "system": "",
+            "store": options.pop("store", None) or ChatStore.open(None),
+            "settings": Settings(bandwidth="full"),
+        }
+        return ChatSetup(**(defaults | options))
+
+    return make
+
+
+@pytest.fixture
+def chat_with(
+    monkeypatch: pytest.MonkeyPatch, make_setup: Callable[..., Any]
+) -> Callable[..., Any]:
     """Return a function that builds the app around a runtime, in a terminal with all colours."""
     from tui.app import ChatApp
 
@@ -142,20 +167,8 @@ def chat_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
-    def build(
-        runtime: ScriptedRuntime,
-        *,
-        system: str | None = None,
-        sampling: Sampling | None = None,
-        opener: Callable[[], ScriptedRuntime] | None = None,
-    ) -> ChatApp:
-        return ChatApp(
-            opener or (lambda: runtime),
-            "tiny q4_k_m",
-            sampling or Sampling(temperature=0.7),
-            system,
-            clock=runtime.clock,
-        )
+    def build(runtime: ScriptedRuntime, **options: Any) -> ChatApp:
+        return ChatApp(make_setup(runtime, **options), clock=runtime.clock)
 
     return build
 

@@ -12,7 +12,6 @@ from textual.widgets import Markdown
 from edgekit.errors import EngineFailure, InputError
 from runtimes.base import Message, Sampling
 from runtimes.echo import EchoRuntime
-from tui.conversation import Answer
 from tui.help import HelpScreen
 from tui.status import State
 from tui.transcript import Notice, TurnView, Welcome
@@ -23,7 +22,9 @@ def ready(app: Any) -> bool:
 
 
 def answered(app: Any, turns: int) -> bool:
-    return ready(app) and len(app.screen_stack[0]._conversation.turns) == turns
+    chat = app.screen_stack[0]
+    answers = [turn.answer for turn in chat.conversation.turns() if turn.answer]
+    return ready(app) and chat.asking.active is None and len(answers) == turns
 
 
 def shown(app: Any) -> str:
@@ -156,7 +157,7 @@ async def test_up_and_down_walk_through_the_questions(chat_with, scripted, until
         assert prompt.text == "d"
 
 
-async def test_regenerate_replaces_the_answer_and_moves_the_seed(
+async def test_a_second_answer_stands_beside_the_first_and_moves_the_seed(
     chat_with, scripted, until
 ) -> None:
     runtime = scripted(["alpha"], ["omega"])
@@ -172,8 +173,10 @@ async def test_regenerate_replaces_the_answer_and_moves_the_seed(
     assert [s.seed for s in runtime.samplings] == [7, 8]
 
 
-async def test_a_failed_regeneration_restores_the_answer(chat_with, scripted, until) -> None:
-    app = chat_with(scripted(["alpha"], ["ome", InputError("it broke")]))
+async def test_a_regeneration_that_fails_at_once_shows_the_answer_again(
+    chat_with, scripted, until
+) -> None:
+    app = chat_with(scripted(["alpha"], [InputError("it broke")]))
     async with app.run_test() as pilot:
         await pilot.press("a", "enter")
         await until(pilot, lambda: answered(app, 1))
@@ -181,7 +184,7 @@ async def test_a_failed_regeneration_restores_the_answer(chat_with, scripted, un
         await until(pilot, lambda: "it broke" in shown(app))
         assert "alpha" in shown(app)
         assert app.screen.prompt.text == ""
-        assert app.screen._conversation.turns[0].answer.text == "alpha"
+        assert [t.answer.text for t in app.screen.conversation.turns()] == ["alpha"]
 
 
 async def test_a_new_chat_forgets_the_turns_and_keeps_the_system_prompt(
@@ -219,19 +222,18 @@ async def test_an_error_is_explained_and_the_question_comes_back(
     assert app.bug is None
 
 
-async def test_an_error_in_mid_answer_leaves_the_text_but_not_the_turn(
-    chat_with, scripted, until
-) -> None:
+async def test_an_error_in_mid_answer_keeps_what_was_written(chat_with, scripted, until) -> None:
     runtime = scripted(["part", InputError("the worker died")], ["whole"])
     app = chat_with(runtime)
     async with app.run_test() as pilot:
         await pilot.press("a", "enter")
         await until(pilot, lambda: "the worker died" in shown(app))
         assert "part" in shown(app)
-        assert "failed, and not part of this chat" in shown(app)
-        await pilot.press(*"bc", "enter")
-        await until(pilot, lambda: answered(app, 1))
-    assert [m.content for m in runtime.asked[1]] == ["abc"]
+        assert "[interrupted: this is not the whole answer]" in shown(app)
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "whole" in shown(app))
+        await until(pilot, lambda: "version 2 of 2" in shown(app))
+    assert runtime.asked[0] == runtime.asked[1]
 
 
 async def test_a_model_that_died_is_loaded_again_for_the_next_question(
@@ -239,7 +241,7 @@ async def test_a_model_that_died_is_loaded_again_for_the_next_question(
 ) -> None:
     dead = scripted([EngineFailure("the worker died", hint="send again")])
     runtimes = [dead, scripted(["alive"])]
-    app = chat_with(dead, opener=lambda: runtimes.pop(0))
+    app = chat_with(dead, opener=lambda name: runtimes.pop(0))
     async with app.run_test() as pilot:
         await pilot.press("a", "enter")
         await until(pilot, lambda: "the worker died" in shown(app))
@@ -251,17 +253,18 @@ async def test_a_model_that_died_is_loaded_again_for_the_next_question(
 
 
 async def test_the_echo_runtime_answers_and_stops(chat_with, scripted, until) -> None:
-    app = chat_with(scripted(), opener=lambda: EchoRuntime(delay_s=0.01))
+    app = chat_with(scripted(), opener=lambda name: EchoRuntime(delay_s=0.01))
     async with app.run_test() as pilot:
         await pilot.press(*"echo", "enter")
         await until(pilot, lambda: answered(app, 1))
-        assert app.screen._conversation.turns[0].answer == Answer("echo", "stop")
+        answer = app.screen.conversation.turns()[0].answer
+        assert (answer.text, answer.ending) == ("echo", "stop")
         app.post_message(events.Paste("word " * 200))
         await pilot.press("enter")
         await until(pilot, lambda: app.screen.status.status.state is State.WRITING)
         await pilot.press("escape")
         await until(pilot, lambda: answered(app, 2))
-        answer = app.screen._conversation.turns[1].answer
+        answer = app.screen.conversation.turns()[1].answer
         assert answer.ending == "stopped"
         assert 0 < len(answer.text) < 1000
 
@@ -293,7 +296,7 @@ async def test_a_question_asked_while_the_model_loads_is_answered_then(
 ) -> None:
     gate, runtime = threading.Event(), scripted(["ok"])
 
-    def slow():
+    def slow(name):
         gate.wait(5)
         return runtime
 
@@ -310,7 +313,7 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again(chat_with, scripted,
     runtime = scripted(["ok"])
     outcomes = [InputError("the file is cut short", hint="convert again"), runtime]
 
-    def flaky():
+    def flaky(name):
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -324,15 +327,18 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again(chat_with, scripted,
         await until(pilot, lambda: answered(app, 1))
 
 
-async def test_quitting_does_not_wait_for_a_model_that_loads(chat_with, scripted) -> None:
+async def test_quitting_does_not_wait_for_a_model_that_loads(
+    chat_with, scripted, until
+) -> None:
     gate, runtime = threading.Event(), scripted()
 
-    def stuck():
+    def stuck(name):
         gate.wait(30)
         return runtime
 
     app = chat_with(runtime, opener=stuck)
     async with app.run_test() as pilot:
+        await until(pilot, lambda: app.screen.session.loading)
         await pilot.press("ctrl+q")
     assert not gate.is_set()
     gate.set()
@@ -427,4 +433,4 @@ async def test_a_cut_answer_says_why(chat_with, scripted, finish, until) -> None
     app = chat_with(scripted(["x", finish("length")]), sampling=Sampling(max_tokens=1))
     async with app.run_test() as pilot:
         await pilot.press("a", "enter")
-        await until(pilot, lambda: "[cut off at the limit of 1 tokens]" in shown(app))
+        await until(pilot, lambda: "[cut off after 1 tokens, the limit of this chat]" in shown(app))

@@ -13,18 +13,33 @@ import pytest
 pty = pytest.importorskip("pty")
 
 PROGRAM = """
+from edgekit.settings import Settings
 from runtimes.base import Chunk, Sampling
 from tui.app import run_chat
+from tui.setup import ChatSetup
+from tui.store.chats import ChatStore
 
 class Hostile:
     context_length, threads = 4096, 1
+    def render(self, messages):
+        return "".join(message.content for message in messages)
+    def tokenize(self, text, special=False):
+        return list(text.encode())
     def generate(self, messages, sampling):
         yield Chunk("\\x1b]0;owned\\x07\\x1b[31;7mred\\x1b[2J\\x9b5m ", 1, 9, 0)
         yield Chunk("**the** `finis`", 1, 9, 0, "stop")
     def close(self):
         pass
 
-run_chat(Hostile, "tiny\\x1b]0;owned\\x07", Sampling())
+run_chat(ChatSetup(
+    open_runtime=lambda name: Hostile(),
+    model="tiny\\x1b]0;owned\\x07",
+    list_artifacts=lambda: [],
+    sampling=Sampling(),
+    system="",
+    store=ChatStore.open(None),
+    settings=Settings(bandwidth="full"),
+))
 """
 
 

@@ -19,6 +19,7 @@ from edgekit import store
 from edgekit.artifact import FileEntry
 from edgekit.errors import InputError
 from edgekit.files import READ_BYTES, disk_errors, file_lock, make_folder, require_space
+from edgekit.privacy.lock import refuse_network
 from edgekit.progress import Advance, Progress
 from edgekit.workflows.sources.base import file_sizes, growing, tool_versions
 from edgekit.workflows.sources.hub_client import Hub, Listing, RemoteFile
@@ -63,7 +64,11 @@ class HubSource:
         return record.origin.source == self.text
 
     def fill(self, folder: Path, progress: Progress) -> Origin:
-        """Download the checkpoint's files into the cache, check them, link them into `folder`."""
+        """Download the checkpoint's files into the cache, check them, link them into `folder`.
+
+        Raises PrivacyError in privacy mode.
+        """
+        refuse_network(self.text)
         hub = Hub(self.repository)
         with self._locked(progress), disk_errors(self._cache):
             listing = hub.list_checkpoint(self.revision)

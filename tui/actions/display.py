@@ -1,0 +1,55 @@
+"""The commands of the screen itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from edgekit.errors import UsageError
+from edgekit.settings import load_settings, save_settings
+
+if TYPE_CHECKING:
+    from tui.screen import ChatScreen
+
+
+async def theme(screen: ChatScreen, name: str) -> None:
+    """Change the colours, for this time and the next."""
+    app = screen.app
+    if name not in app.available_themes:
+        known = ", ".join(sorted(app.available_themes))
+        raise UsageError(f"there is no theme '{name}'" if name else "which theme?", hint=known)
+    app.theme = name
+    save_settings(replace(load_settings(), theme=name))
+
+
+async def bandwidth(screen: ChatScreen, mode: str) -> None:
+    """Say or change how much is sent to the terminal."""
+    app = screen.app
+    if mode not in ("low", "full", "auto", ""):
+        raise UsageError(f"'{mode}' is not low, full or auto")
+    if mode:
+        setting = cast(Literal["low", "full", "auto"], mode)
+        app.use_bandwidth(setting)
+        save_settings(replace(load_settings(), bandwidth=setting))
+    screen.bar.remark(f"bandwidth: {'low' if app.low_bandwidth else 'full'}")
+
+
+async def privacy(screen: ChatScreen, _: str) -> None:
+    """Show what protects this chat, and what does not."""
+    from tui.dialogs.text import TextScreen
+
+    text = screen.setup.privacy or (
+        "This chat is not private: it is stored unencrypted, and nothing but edgekit's own\n"
+        "care keeps it on this machine. For a private one: edgekit chat --private"
+    )
+    await screen.app.push_screen_wait(TextScreen("Privacy", text))
+
+
+async def show_help(screen: ChatScreen, _: str) -> None:
+    """Show the keys and the commands."""
+    screen.app.action_help()
+
+
+async def leave(screen: ChatScreen, _: str) -> None:
+    """Leave."""
+    await screen.app.action_quit()

@@ -1,0 +1,101 @@
+"""The commands of the model: which, under which system prompt, sampled how."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from edgekit.errors import InputError, UsageError
+from tui.context import describe
+from tui.sampling_settings import changed
+
+if TYPE_CHECKING:
+    from tui.screen import ChatScreen
+
+
+async def model(screen: ChatScreen, name: str) -> None:
+    """Change the model; the chat goes on with the new one."""
+    from tui.dialogs.artifacts import ArtifactScreen
+
+    choices = await asyncio.to_thread(screen.setup.list_artifacts)
+    if name:
+        choice = next((c for c in choices if c.name == name), None)
+        if choice is None:
+            known = ", ".join(c.name for c in choices)
+            raise UsageError(f"there is no artifact '{name}'", hint=f"there is: {known}")
+    else:
+        choice = await screen.app.push_screen_wait(ArtifactScreen(lambda: choices, screen.model))
+    if choice is None or choice.name == screen.model:
+        return
+    if choice.problem:
+        raise InputError(f"{choice.name}: {choice.problem}")
+    await screen.asking.stopped()
+    await screen.save(screen.recorder.set_model, choice.name)
+    screen.load_model(choice.name)
+
+
+async def persona(screen: ChatScreen, name: str) -> None:
+    """Choose a saved system prompt for this chat."""
+    from tui.dialogs.personas import PersonaScreen
+
+    if name:
+        personas = await asyncio.to_thread(screen.setup.store.personas)
+        persona = next((p for p in personas if p.name == name), None)
+        if persona is None:
+            known = ", ".join(p.name for p in personas) or "none yet"
+            raise UsageError(f"there is no persona '{name}'", hint=f"there is: {known}")
+    else:
+        dialog = PersonaScreen(screen.setup.store, screen.recorder.chat.persona)
+        persona = await screen.app.push_screen_wait(dialog)
+    if persona is not None:
+        await screen.save(screen.recorder.set_system, persona.text, persona.name)
+        screen.bar.remark(f"persona: {persona.name or 'none'}")
+
+
+async def system(screen: ChatScreen, text: str) -> None:
+    """Set the system prompt of this chat."""
+    from tui.dialogs.editor import EditScreen
+
+    if not text:
+        dialog = EditScreen("System prompt of this chat", screen.recorder.chat.system)
+        answer = await screen.app.push_screen_wait(dialog)
+        if answer is None:
+            return
+        text = answer
+    if await screen.save(screen.recorder.set_system, text.strip(), ""):
+        screen.bar.remark("the system prompt holds from the next question on")
+
+
+async def set_sampling(screen: ChatScreen, argument: str) -> None:
+    """Change how this chat chooses its next token."""
+    from tui.dialogs.sampling import SamplingScreen
+
+    if argument:
+        name, _, value = argument.partition(" ")
+        sampling = changed(screen.sampling, name, value.strip())
+    else:
+        chosen = await screen.app.push_screen_wait(SamplingScreen(screen.sampling))
+        if chosen is None:
+            return
+        sampling = chosen
+    if await screen.save(screen.recorder.set_sampling, sampling):
+        screen.bar.remark("the sampling holds from the next question on")
+
+
+async def context(screen: ChatScreen, _: str) -> None:
+    """Show what the model still sees, and what happens when the context is full."""
+    from tui.dialogs.text import TextScreen
+
+    runtime = screen.session.runtime
+    if runtime is None or screen.session.answering:
+        raise UsageError("the model is busy: ask again when it is ready")
+    text = await asyncio.to_thread(
+        describe,
+        runtime,
+        screen.conversation,
+        screen.recorder.chat.system,
+        screen.attachments,
+        screen.sampling.max_tokens,
+        screen.asking.fitter,
+    )
+    await screen.app.push_screen_wait(TextScreen("Context", text))

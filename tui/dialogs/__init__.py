@@ -1,0 +1,1 @@
+"""The chat's dialogs: one modal screen a file, each dismissed with a result or None."""
