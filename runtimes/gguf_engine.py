@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineFailure, InputError
 from runtimes import llama_library
+from runtimes.crew import Crew
 from runtimes.engine import Interrupted
 from runtimes.state_file import StateHeader, open_state, write_state
 
@@ -38,6 +39,8 @@ class GgufEngine:
         """
         self._context_length = context_length
         self._threads = threads
+        self._crew = Crew(threads)
+        self._crew_size = threads
         self._model_sha256 = next(
             file.sha256 for file in artifact.manifest.files if file.path == artifact.manifest.entry
         )
@@ -136,6 +139,9 @@ class GgufEngine:
 
     def _decode(self, token_ids: Sequence[int], *, every_logit: bool) -> None:
         """Append at most BATCH_TOKENS tokens to the cache. Raises Interrupted, EngineFailure."""
+        if (threads := self._crew.size()) != self._crew_size:
+            self._crew_size = threads
+            self._llama.llama_set_n_threads(self._context, threads, threads)
         batch = self._batch.fill(token_ids, len(self._tokens), every_logit=every_logit)
         result = self._llama.llama_decode(self._context, batch)
         if result == 0:
