@@ -26,6 +26,7 @@ from converters.divergence import CompactRows, compact, compare, join
 from edgekit.errors import InputError
 from edgekit.extras import need
 from edgekit.files import write_atomically
+from edgekit.privacy import quiet
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ def render_dialogues(
 
 @lru_cache(maxsize=1)
 def _transformers_tokenizer(path: Path) -> Any:
-    transformers = need("transformers", "convert")
-    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    with quiet.applied():
+        transformers = need("transformers", "convert")
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
@@ -191,6 +193,11 @@ def _run(
 
 
 def _load_model(checkpoint: Checkpoint) -> Any:
+    with quiet.applied():  # the hub's switches are read when transformers is imported
+        return _loaded(checkpoint)
+
+
+def _loaded(checkpoint: Checkpoint) -> Any:
     torch = need("torch", "convert")
     transformers = need("transformers", "convert")
     try:

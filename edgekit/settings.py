@@ -6,14 +6,12 @@ by defaults: a mistake in it must not switch privacy mode off.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgekit.errors import InputError
-from edgekit.files import disk_errors, fsync_folder, make_folder
+from edgekit.files import write_atomically
 from edgekit.store import home
 
 SETTINGS_NAME = "settings.json"
@@ -63,8 +61,7 @@ def save_settings(settings: Settings) -> None:
     """Write `settings` atomically, readable by their owner only. Raises InputError, GateError."""
     import json
 
-    path = settings_path()
-    _write_privately(path, (json.dumps(asdict(settings), indent=2) + "\n").encode())
+    write_atomically(settings_path(), f"{json.dumps(asdict(settings), indent=2)}\n".encode(), 0o600)
 
 
 def _parse(path: Path, data: bytes) -> Settings:
@@ -100,20 +97,3 @@ def _fault(key: str, value: Any) -> str:
 
 def _bad(path: Path, what: str) -> InputError:
     return InputError(f"{path} {what}", hint=f"correct it, or remove {path} to start anew")
-
-
-def _write_privately(path: Path, data: bytes) -> None:
-    """Write like files.write_atomically, but leave the mode 0600 that mkstemp gives."""
-    make_folder(path.parent)
-    with disk_errors(path.parent):
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream, disk_errors(path.parent):
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)

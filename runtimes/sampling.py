@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import InputError, UsageError
 from runtimes.base import Sampling
+from runtimes.sampling_ranges import RANGES
 
 Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
@@ -22,34 +23,10 @@ GREEDY_BELOW = 1e-6
 
 def validate(sampling: Sampling) -> None:
     """Raise UsageError that names the first value outside its range."""
-    ranges: tuple[tuple[str, float, bool, str], ...] = (
-        ("max_tokens", sampling.max_tokens, sampling.max_tokens >= 1, "at least 1"),
-        (
-            "temperature",
-            sampling.temperature,
-            math.isfinite(sampling.temperature) and sampling.temperature >= 0,
-            "0 (greedy) or more",
-        ),
-        ("top_k", sampling.top_k, sampling.top_k >= 0, "0 (off) or more"),
-        ("top_p", sampling.top_p, 0 < sampling.top_p <= 1, "above 0 and at most 1 (off)"),
-        ("min_p", sampling.min_p, 0 <= sampling.min_p <= 1, "between 0 (off) and 1"),
-        (
-            "repetition_penalty",
-            sampling.repetition_penalty,
-            math.isfinite(sampling.repetition_penalty) and sampling.repetition_penalty > 0,
-            "above 0; 1 is off",
-        ),
-        (
-            "repetition_window",
-            sampling.repetition_window,
-            sampling.repetition_window >= 0,
-            "0 or more",
-        ),
-        ("seed", sampling.seed or 0, (sampling.seed or 0) >= 0, "0 or more"),
-    )
-    for name, value, is_allowed, allowed in ranges:
-        if not is_allowed:
-            raise UsageError(f"{name} is {value:g}, it should be {allowed}")
+    for name, allowed in RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None and not allowed.allows(value):
+            raise UsageError(f"{name} is {value:g}, it should be {allowed.words}")
     if "" in sampling.stop:
         raise UsageError("a stop text is empty, it would end every answer before it begins")
 

@@ -5,9 +5,11 @@ The app knows colours, quitting and the help. The conversation is the screen's (
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import on
 from textual.binding import Binding, BindingType
 
 from tui.clean import clean_line
@@ -17,6 +19,7 @@ from tui.low_bandwidth import Bandwidth, LowBandwidthApp, wanted
 from tui.prompt import Prompt
 from tui.screen import ChatScreen
 from tui.terminal import has_few_colours
+from tui.terminal_events import Ended
 from tui.timing import Clock
 from tui.turn_view import TurnView
 
@@ -28,12 +31,16 @@ def run_chat(setup: ChatSetup) -> None:
     """Chat on the terminal until the user quits.
 
     An EdgekitError is shown in the chat. Any other exception is too, and is raised when the
-    terminal is restored.
+    terminal is restored. Raises SystemExit after a signal, or when the terminal has gone.
     """
+    # Full garbage collections, 50 ms each, become rare: a key would wait for them.
+    gc.set_threshold(700, 10, 200)
     app = ChatApp(setup)
     app.run()
     if app.bug is not None:
         raise app.bug
+    if app.return_code:
+        raise SystemExit(app.return_code)
 
 
 class ChatApp(LowBandwidthApp[None]):
@@ -77,6 +84,18 @@ class ChatApp(LowBandwidthApp[None]):
         if not isinstance(self.screen, HelpScreen):
             keys = [*Prompt.KEYS, *ChatScreen.BINDINGS, *ChatApp.BINDINGS]
             self.push_screen(HelpScreen(keys, TurnView.BINDINGS, COMMANDS))
+
+    @on(Ended)
+    async def _ended(self, event: Ended) -> None:
+        """Save and leave at once; the chat stays the open one, as after a crash."""
+        if self._exit:
+            return
+        chat = self.screen_stack[0] if self.screen_stack else None
+        if isinstance(chat, ChatScreen) and chat.is_mounted:
+            if chat.asking.active is not None and chat.asking.active.written:
+                await chat.asking.finish("interrupted", chat.status.status.timing)
+            await chat.save(chat.recorder.save_draft, chat.prompt.text)
+        self.exit(return_code=event.exit_code)
 
     async def action_quit(self) -> None:
         """Save and leave."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgekit.errors import EdgekitError
 from tui import context
 from tui.conversation import Answer, Conversation, Ending, Question, Turn, new_id
 from tui.messages import AnswerEnded, AnswerGrew, PromptFitted
@@ -47,6 +48,32 @@ class Asking:
     def forget_context(self) -> None:
         """Decide anew what fits the context: the chat or the model is another one."""
         self.fitter = context.ContextFitter()
+
+    def count_context(self) -> None:
+        """Show how much of the context this chat takes, once the model can tell."""
+        screen = self._screen
+        idle = self.active is None and screen.session.runtime is not None
+        if idle and screen.conversation.head is not None:
+            screen.run_worker(self._count_context(), group="count", exclusive=True)
+
+    async def _count_context(self) -> None:
+        screen, fitter = self._screen, self.fitter
+        head = screen.conversation.head
+        conversation = Conversation(screen.conversation.entries(), head)
+        system, reserve = screen.recorder.chat.system, screen.sampling.max_tokens
+        question = Question(new_id(), head, "")
+
+        def count(runtime: Runtime) -> context.Fitted:
+            return fitter.choose(runtime, conversation, question, system, reserve)
+
+        try:
+            fitted = await asyncio.to_thread(screen.session.use, count)
+        except EdgekitError:  # the next answer will tell
+            return
+        if self.active is None and screen.conversation.head == head:
+            timing = Timing(prompt_tokens=fitted.prompt_tokens)
+            screen.status.change(timing=timing, left_out=fitted.left_out)
+            screen.show_attachments()
 
     async def ask(self, question: Question) -> None:
         """Ask `question`, which is new or is to be answered once more, at its place in the tree."""

@@ -95,7 +95,6 @@ def _find(name: str) -> Command:
     if len(starting) == 1:
         return starting[0]
     near = [command.name for command in starting] or difflib.get_close_matches(name, BY_NAME)
-    known = f"did you mean {' or '.join(f'/{n}' for n in near)}" if near else "/help lists them all"
-    raise UsageError(
-        f"there is no command /{name}", hint=f"{known}; to send it as text, type //{name}"
-    )
+    near = [f"/{name}" for name in near]
+    known = f"Did you mean {' or '.join(near)}?" if near else "/help lists them all."
+    raise UsageError(f"there is no command /{name}", hint=f"{known} To send it as text: //{name}")

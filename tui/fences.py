@@ -32,6 +32,6 @@ def closed(text: str) -> str:
 def _blocks(text: str) -> list[Token]:
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark")
+    parser = MarkdownIt("commonmark", {"html": False})  # as on the screen
     parser.core.ruler.enableOnly(["normalize", "block"])  # what is inside a paragraph is no code
     return parser.parse(text)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -43,7 +43,7 @@ class HelpScreen(ModalScreen[None]):
         """Draw one box."""
         left = [*_lines(self._keys), Content(""), Content("Shift+Tab marks a turn:")]
         left += _lines(self._turn_keys)
-        with Horizontal(id="help") as box:
+        with VerticalScroll(id="help") as box, Horizontal(classes="columns"):
             box.border_title = "Keys and commands"
             box.border_subtitle = "Esc closes"
             yield Static(Content("\n").join(left), classes="column")

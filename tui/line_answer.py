@@ -14,6 +14,7 @@ from edgekit.errors import EdgekitError
 from tui.answering import Answering, Outcome
 from tui.context import Fitted, warning
 from tui.conversation import Answer, Ending, Question
+from tui.naming import model_name
 from tui.timing import Clock, Timing
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class LineAnswer:
             on_end=reports.put,
             clock=self._clock,
         )
-        self._chat.announce(self._chat.model)
+        self._chat.announce(model_name(self._chat.model))
         answering.start()
         while True:
             try:

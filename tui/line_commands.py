@@ -198,7 +198,9 @@ class LineCommands:
         """List the models, or go on with another one."""
         choices = self._chat.setup.list_artifacts()
         if not name:
-            self._say_numbered([_artifact(c, c.name == self._chat.model) for c in choices])
+            self._say_numbered(
+                [_artifact(c, self._chat.model in (c.name, c.path)) for c in choices]
+            )
             self._say("/model NUMBER or NAME goes on with one")
             return
         choice = _named(name, {choice.name: choice for choice in choices}, "artifact")
@@ -288,6 +290,7 @@ class LineCommands:
             if command.line_mode:
                 self._say(f"/{command.name} {command.arguments}".rstrip() + f": {command.summary}")
         self._say("// at the start makes a question that begins with /; Ctrl+C stops an answer")
+        self._say('a line of """ begins a question of several lines; another one sends it')
 
     def _say_numbered(self, lines: Sequence[str]) -> None:
         for number, line in enumerate(lines, 1):

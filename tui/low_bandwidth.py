@@ -14,12 +14,13 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.color import ColorSystem
-from textual import constants, events
+from textual import constants, events, on
 from textual._compositor import LayoutUpdate
 from textual.app import App, ReturnType
 
 from tui.bandwidth.cells import Drawn, Picture, size_of
 from tui.bandwidth.encoding import Place, encode
+from tui.terminal_events import Drained
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +33,8 @@ Bandwidth = Literal["auto", "low", "full"]
 PERIOD_S = 1 / 3
 # For how long after a key everything is sent at once: its echo is among it.
 ECHO_S = 0.1
+# How much may wait for the terminal in the full mode, where each frame builds on the one before.
+LARGEST_BACKLOG = 65536
 REMOTE_VARIABLES = ("SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
 SERIAL_LINE = re.compile(r"/dev/tty(S|USB|ACM|AMA|THS|mxc)\d+")
 
@@ -54,6 +57,10 @@ def _on_serial_line() -> bool:
         return False
 
 
+def _never(limit: int) -> bool:
+    return False
+
+
 class LowBandwidthApp(App[ReturnType]):
     """An app whose `low_bandwidth` may be set before it runs and changed while it does.
 
@@ -68,6 +75,7 @@ class LowBandwidthApp(App[ReturnType]):
     _next_frame: asyncio.TimerHandle | None = None
     _last_frame_s = 0.0
     _last_key_s = float("-inf")
+    _missed = False  # the terminal could not take a frame of the full mode
 
     @property
     def low_bandwidth(self) -> bool:
@@ -85,14 +93,18 @@ class LowBandwidthApp(App[ReturnType]):
             self._write("" if low else "\x1b[m")
             self.refresh()
 
+    def since_key_s(self) -> float:
+        """Return how many seconds ago a key or the mouse was last pressed."""
+        return time.monotonic() - self._last_key_s
+
     def get_driver_class(self) -> type[Driver]:
-        """Return a driver that asks for few mouse events, where that is possible."""
+        """Return a driver that never waits for the terminal, where that is possible."""
         chosen = super().get_driver_class()
         if chosen.__name__ != "LinuxDriver":
             return chosen
-        from tui.bandwidth.driver import FewEventsDriver
+        from tui.driver import TerminalDriver
 
-        return FewEventsDriver
+        return TerminalDriver
 
     def action_repaint(self) -> None:
         """Draw the whole screen again, as after something else has written on it."""
@@ -121,7 +133,11 @@ class LowBandwidthApp(App[ReturnType]):
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Take the place of Textual's own way to the terminal."""
         if not (self._low_bandwidth and self._can_write()):
-            super()._display(screen, renderable)
+            if self._is_behind(LARGEST_BACKLOG):
+                self._missed = True
+                self.post_display_hook()
+            else:
+                super()._display(screen, renderable)
             return
         try:
             if not self._batch_count and isinstance(renderable, Drawn):
@@ -156,13 +172,25 @@ class LowBandwidthApp(App[ReturnType]):
         whole = screen._compositor.render_update(full=True, screen_stack=self._background_screens)
         return whole if isinstance(whole, LayoutUpdate) else update
 
+    def _is_behind(self, limit: int) -> bool:
+        """Return whether the terminal has more than `limit` bytes yet to take."""
+        return self._can_write() and getattr(self._driver, "is_behind", _never)(limit)
+
+    @on(Drained)
+    def _drained(self) -> None:
+        """Send what the terminal could not take before, as it is now."""
+        if self._missed:
+            self._missed = False
+            self.action_repaint()
+        self._send_soon()
+
     def _send_soon(self) -> None:
         """Send a frame now if a key waits for its echo, else when the next one is due."""
         if not (self._low_bandwidth and self._can_write()):
             return
         now = time.monotonic()
         wait_s = self._last_frame_s + PERIOD_S - now
-        if wait_s <= 0 or now - self._last_key_s < ECHO_S:
+        if wait_s <= 0 or self.since_key_s() < ECHO_S:
             self._send()
         elif self._next_frame is None:
             self._next_frame = asyncio.get_running_loop().call_later(wait_s, self._send)
@@ -174,6 +202,8 @@ class LowBandwidthApp(App[ReturnType]):
             self._next_frame = None
         picture = self._wanted_picture
         if picture is None or not (self._low_bandwidth and self._can_write()):
+            return
+        if self._is_behind(0):  # or frames would pile up, each older than what it shows
             return
         x, y = self.screen.outer_size.clamp_offset(self.cursor_position)
         place = Place(min(y, picture.height - 1), min(x, picture.width - 1))

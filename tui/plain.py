@@ -19,12 +19,15 @@ from tui.context import ContextFitter
 from tui.conversation import Attachment, Question, Turn, new_id
 from tui.line_answer import LineAnswer
 from tui.line_commands import LineCommands
+from tui.naming import model_name
 from tui.recorder import Recorder
 from tui.setup import ChatSetup
 from tui.timing import Clock
 
 if TYPE_CHECKING:
     from runtimes.base import Runtime, Sampling
+
+QUOTES = '"""'
 
 
 def run_plain(
@@ -37,7 +40,8 @@ def run_plain(
 ) -> int:
     """Chat line by line until the input ends or /quit; return the exit code.
 
-    Each line is a question or a command; two slashes begin a question that begins with one.
+    Each line is a question or a command; two slashes begin a question that begins with one, and
+    lines between two lines of three quotation marks are one question.
     Ctrl+C stops an answer; between answers it raises KeyboardInterrupt, as usual. The streams
     default to those of the process. The exit code is that of the last EdgekitError, or 0; on a
     terminal, where the user has seen and answered it, always 0. What opening the first model
@@ -76,6 +80,7 @@ class PlainChat:
                 self.guarded(lambda: self.open_chat(self.setup.resume or ""))
             if self.interactive:
                 self.say("/help lists the commands; the end of the input, or /quit, leaves")
+                self.say('a line of """ begins a question of several lines; another one sends it')
             while (line := self.ask_for("\nYou: ")) is not None and self._take(line):
                 pass
         finally:
@@ -86,6 +91,9 @@ class PlainChat:
     def _take(self, line: str) -> bool:
         """Do what a line asks for; return whether the chat goes on."""
         text = clean_paste(line).strip()
+        if text.startswith(QUOTES):
+            self.guarded(lambda: self._ask_lines(text.removeprefix(QUOTES)))
+            return True
         if not text:
             return True
         leaves = False
@@ -102,6 +110,18 @@ class PlainChat:
 
         self.guarded(take)
         return not leaves
+
+    def _ask_lines(self, first: str) -> None:
+        """Ask what stands before the next three quotation marks, which end a line."""
+        lines = [first]
+        while not lines[-1].rstrip().endswith(QUOTES):
+            line = self.ask_for("more: ")
+            if line is None:
+                break
+            lines.append(clean_paste(line).rstrip("\n"))
+        text = "\n".join(lines).rstrip().removesuffix(QUOTES).strip()
+        if text:
+            self.ask(self._question(text))
 
     def guarded(self, work: Callable[[], object]) -> None:
         """Do `work`; explain what goes wrong, and keep its exit code for the end."""
@@ -149,7 +169,8 @@ class PlainChat:
         if turn.answer is None:
             self.say("[not answered: /retry asks again]")
             return
-        self.say(f"{clean_line(turn.answer.model) or 'Model'}: {turn.answer.text}")
+        speaker = model_name(turn.answer.model) if turn.answer.model else "Model"
+        self.say(f"{speaker}: {turn.answer.text}")
         if note := turn.answer.note():
             self.say(f"[{note}]")
 
@@ -158,7 +179,7 @@ class PlainChat:
     def runtime(self) -> Runtime:
         """Return the model, loaded if it is not. Raises what opening it raises."""
         if self._runtime is None:
-            self.say(f"loading {clean_line(self.model)} ...")
+            self.say(f"loading {model_name(self.model)} ...")
             start = self._clock()
             self._runtime = self.setup.open_runtime(self.model)
             self.say(f"loaded in {self._clock() - start:.1f} s")

@@ -8,11 +8,13 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Static, TextArea
 
 from tui.clean import clean_paste
@@ -22,6 +24,7 @@ from tui.messages import QuestionSubmitted
 from tui.timing import Clock
 
 REMARK_S = 4.0
+REMARK_S_PER_CHARACTER = 0.06  # a slow reader's pace
 
 
 class Prompt(TextArea):
@@ -64,6 +67,11 @@ class Prompt(TextArea):
         """Replace all text, with the cursor at the end. Ctrl+Z brings the old text back."""
         self.replace(text, self.document.start, self.document.end, maintain_selection_offset=False)
         self.move_cursor(self.document.end)
+
+    def drop_command(self) -> None:
+        """Forget a command that is being typed; Ctrl+Z brings it back."""
+        if self.text.startswith("/") and "\n" not in self.text:
+            self._show("")
 
     async def on_key(self, event: events.Key) -> None:
         """Handle the keys of `KEYS` before the text area sees them."""
@@ -130,6 +138,8 @@ class Completions(Static):
     def offer(self, typed: str) -> None:
         """Show what `typed` may become."""
         commands = completions(typed)
+        if not commands and not self.display:
+            return  # an update would lay out the whole screen again, for each key
         self.display = bool(commands)
         rows = [_offer(command) for command in commands[: self.MOST]]
         if len(commands) > self.MOST:
@@ -142,31 +152,87 @@ def _offer(command: Command) -> Content:
     return Content.assemble((usage, "bold"), f"  {command.summary}")
 
 
-class PromptBar(Horizontal):
-    """The prompt under a line that tells the user one short thing at a time."""
+class BarLine(Widget):
+    """The line above the prompt: the chat's name to the left, what to know now to the right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = ""
+        self.right = ""
+
+    def room(self) -> int:
+        """Return how many cells a text to the right may have."""
+        return self.content_size.width - 4
+
+    def show(self, *, left: str | None = None, right: str | None = None) -> None:
+        """Change what it says; it is drawn again only if that is new."""
+        new = self.left if left is None else left, self.right if right is None else right
+        if new != (self.left, self.right):
+            self.left, self.right = new
+            self.refresh()
+
+    def render(self) -> Content:
+        """Cut the left text before the right one."""
+        width, right = self.content_size.width, self.right
+        end = Content(f" {right} ").truncate(max(0, width - 2), ellipsis=True) if right else ""
+        end = Content(end) if isinstance(end, str) else end
+        room = width - end.cell_length - 5
+        start = Content("")
+        if self.left and room > 8:
+            start = Content(f" {Content(self.left).truncate(room, ellipsis=True)} ").stylize("bold")
+        line = "─" * max(0, width - 2 - start.cell_length - end.cell_length)
+        rule = "$primary"
+        return Content.assemble(("─", rule), start, (line, rule), end, ("─", rule))
+
+
+class PromptBar(Vertical):
+    """The prompt under a line that tells the user one short thing at a time.
+
+    What is too long for that line stands above it, on as many lines as it takes.
+    """
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
         self._remark_until = clock()
-        self._said = ""
 
     def compose(self) -> ComposeResult:
         """Mark the prompt by a sign."""
-        yield Static(">", classes="mark")
-        yield Prompt()
+        yield Static(id="remark", markup=False)
+        yield BarLine()
+        with Horizontal():
+            yield Static(">", classes="mark")
+            yield Prompt()
+
+    def on_mount(self) -> None:
+        """Begin with nothing to say."""
+        self._long("")
+
+    def entitle(self, text: str) -> None:
+        """Name what is open."""
+        self.query_one(BarLine).show(left=text)
 
     def remark(self, text: str) -> None:
-        """Say `text` for a few seconds."""
-        self._remark_until = self._clock() + REMARK_S
-        self._say(text)
+        """Say `text` for as long as it takes to read it."""
+        seconds = max(REMARK_S, REMARK_S_PER_CHARACTER * len(text))
+        self._remark_until = self._clock() + seconds
+        line = self.query_one(BarLine)
+        fits = cell_len(text) <= line.room()
+        line.show(right=text if fits else "")
+        self._long("" if fits else text)
+
+    def hush(self) -> None:
+        """Let the next advice take the place of a remark."""
+        self._remark_until = self._clock()
 
     def advise(self, text: str) -> None:
         """Say `text`, the key to know now, unless a remark is still fresh."""
         if self._clock() >= self._remark_until:
-            self._say(text)
+            self.query_one(BarLine).show(right=text)
+            self._long("")
 
-    def _say(self, text: str) -> None:
-        if text != self._said:  # setting a title draws it again, also the same
-            self._said = text
-            self.border_title = Content(text)
+    def _long(self, text: str) -> None:
+        line = self.query_one("#remark", Static)
+        if bool(text) != line.display or text:
+            line.update(text)
+            line.display = bool(text)

@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, InputError
 from tui.conversation import Answer, Chat, Conversation, Entry, Question, new_id, title_of
 from tui.timing import Clock, Timing
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SAVE_EVERY_S = 2.0
 OPEN = "open"
 DRAFT = "draft"
+_UNKNOWN = ""
+"""No id: what the store's note says was not written by this program, or is not known."""
 
 
 class Recorder:
@@ -50,6 +52,8 @@ class Recorder:
         self._answer: Answer | None = None
         self._head_before: str | None = None
         self._saved_at = 0.0
+        self._noted: str | None = _UNKNOWN
+        self._withdrawn: set[str] = set()
         self.damage: list[str] = []
         self._begin_chat(Chat(new_id(), system=system, model=model), Conversation())
 
@@ -57,6 +61,7 @@ class Recorder:
         self.chat = chat
         self.conversation = conversation
         self._unsaved.clear()
+        self._withdrawn.clear()
         self._answer = None
         self.damage = []
 
@@ -104,6 +109,7 @@ class Recorder:
         with self._lock:
             self._flush()
             if self._store.note(OPEN) == self.chat.id:
+                self._noted = _UNKNOWN
                 self._note_open(None)
 
     def rename_chat(self, chat_id: str, title: str) -> None:
@@ -209,9 +215,9 @@ class Recorder:
             return answer
 
     def withdraw(self, question: Question) -> None:
-        """Take back a question that got no answer; the branch ends where it did before.
+        """Take back a question that got no answer, out of the store too.
 
-        A question that had answers before stays with them.
+        The branch ends where it did before. A question that had answers before stays with them.
         """
         with self._lock:
             if self._answer is None or self._answer.parent != question.id:
@@ -224,6 +230,7 @@ class Recorder:
             self._unsaved.pop(question.id, None)
             self.conversation.remove(question)
             if len(self.conversation):
+                self._withdrawn.add(question.id)
                 self._change(head=self.conversation.head)
             else:
                 self._store.delete_chat(self.chat.id)
@@ -249,19 +256,27 @@ class Recorder:
         self._store.set_note(DRAFT, text or None)
 
     def _flush(self) -> None:
-        if self._unsaved:
+        if self._unsaved or self._withdrawn:
             self._save()
 
     def _save(self) -> None:
-        """Write the chat and what is not saved of it, in one commit."""
-        self._store.save_all(self.chat, list(self._unsaved.values()))
+        """Write the chat, what is not saved of it and that it is open, in one commit."""
+        notes = {} if self._noted == self.chat.id else {OPEN: self.chat.id}
+        self._store.save_all(self.chat, list(self._unsaved.values()), notes)
+        self._noted = self.chat.id
         self._unsaved.clear()
-        self._note_open(self.chat.id)
+        for question_id in sorted(self._withdrawn):
+            with contextlib.suppress(InputError):  # answered in another window: it stays
+                self._store.delete_entry(self.chat.id, question_id)
+            self._withdrawn.discard(question_id)
 
     def _note_open(self, chat_id: str | None) -> None:
+        if chat_id == self._noted:
+            return
         # Without the note the chat is not opened by itself next time, and nothing else is lost.
         with contextlib.suppress(EdgekitError):
             self._store.set_note(OPEN, chat_id)
+            self._noted = chat_id
 
 
 def _line(title: str) -> str:

@@ -1,52 +1,52 @@
-"""The sampling values that a user sets: what each means, what it may be, and how it is read.
+"""The sampling values that a user sets: what each means, and how it is read.
 
-The form and `/set NAME VALUE` share it. It knows no engine: `runtimes.sampling.validate` has the
-last word, and a test keeps the two together (importing that one costs numpy's 135 ms).
+The form and `/set NAME VALUE` share it. It knows no engine; what a value may be is written in
+`runtimes.sampling_ranges`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekit.errors import UsageError
 from runtimes.base import Sampling
+from runtimes.sampling_ranges import RANGES, Number
 
-Number = int | float
 LONGEST_VALUE = 40  # characters; no number that means anything is longer
 NO_SEED = ("", "none", "random")
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value of `Sampling`. `allowed` is its range in words, `is_allowed` the same as a rule."""
+    """A value of `Sampling`. `or_else` is what may be written instead of a number, in words."""
 
     name: str
     meaning: str
-    allowed: str
-    is_allowed: Callable[[Number], bool]
     is_whole: bool = False
+    or_else: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """Return the range in words."""
+        return RANGES[self.name].words + self.or_else
+
+    def is_allowed(self, value: Number) -> bool:
+        """Return whether `value` is in the range."""
+        return RANGES[self.name].allows(value)
 
 
 FIELDS = (
-    Field("max_tokens", "the longest an answer may get, in tokens", "at least 1",
-          lambda value: value >= 1, is_whole=True),
-    Field("temperature", "how freely tokens are drawn; 0: the likeliest", "0 (greedy) or more",
-          lambda value: value >= 0),
-    Field("top_k", "draw from the K likeliest tokens; 0: from all", "0 (off) or more",
-          lambda value: value >= 0, is_whole=True),
-    Field("top_p", "draw from the likeliest share P; 1: from all", "above 0 and at most 1 (off)",
-          lambda value: 0 < value <= 1),
-    Field("min_p", "leave out below P of the likeliest; 0: off", "between 0 (off) and 1",
-          lambda value: 0 <= value <= 1),
-    Field("repetition_penalty", "above 1: repeat less; 1: off", "above 0; 1 is off",
-          lambda value: value > 0),
-    Field("seed", "same seed, same draws; empty: a new one", "0 or more, or empty",
-          lambda value: value >= 0, is_whole=True),
-)  # fmt: skip
+    Field("max_tokens", "the longest an answer may get, in tokens", is_whole=True),
+    Field("temperature", "how freely tokens are drawn; 0: the likeliest"),
+    Field("top_k", "draw from the K likeliest tokens; 0: from all", is_whole=True),
+    Field("top_p", "draw from the likeliest share P; 1: from all"),
+    Field("min_p", "leave out below P of the likeliest; 0: off"),
+    Field("repetition_penalty", "above 1: repeat less; 1: off"),
+    Field("seed", "same seed, same draws; empty: a new one", is_whole=True, or_else=", or empty"),
+)
 BY_NAME = {field.name: field for field in FIELDS}
 
 

@@ -8,6 +8,7 @@ answered is in `tui.asking`, what commands do in `tui.actions`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ from textual.widgets import Markdown, Static, TextArea
 
 from edgekit.errors import EdgekitError
 from tui.actions import run
+from tui.actions.chats import look_through
 from tui.asking import Asking
 from tui.clean import clean_line
 from tui.commands import BY_NAME, Call, parse, unescaped
@@ -33,6 +35,7 @@ from tui.messages import (
     QuestionSubmitted,
     TurnKey,
 )
+from tui.naming import heading, model_name
 from tui.prompt import Completions, Prompt, PromptBar
 from tui.recorder import Recorder
 from tui.session import Session
@@ -91,7 +94,7 @@ class ChatScreen(Screen[None]):
         yield Completions()
         yield Static(id="attached", markup=False)
         yield PromptBar(self._clock)
-        yield StatusLine(Status(clean_line(self.model), private=bool(self.setup.privacy)))
+        yield StatusLine(Status(model_name(self.model), private=bool(self.setup.privacy)))
 
     async def on_mount(self) -> None:
         """Show the chat first, then load the model."""
@@ -139,20 +142,39 @@ class ChatScreen(Screen[None]):
         """Return how this chat chooses the next token."""
         return self.recorder.chat.sampling or self.setup.sampling
 
-    async def show_chat(self) -> None:
-        """Draw the branch that is being read, and forget what was known of the context."""
+    async def show_chat(self, entry_id: str | None = None) -> None:
+        """Draw the branch that is being read, and forget what was known of the context.
+
+        The turn with `entry_id`, if that is given, is marked and in sight; else the end is.
+        """
         turns = self.conversation.turns()
-        await self.show_turns(turns)
+        at = next((n for n, turn in enumerate(turns) if entry_id in _ids(turn)), None)
+        await self.show_turns(turns, at)
         self.asking.forget_context()
         self.prompt.asked.replace(turn.question.text for turn in turns)
         self.status.change(timing=Timing(), left_out=0)
+        self.asking.count_context()
+        view = self.transcript.view_of(turns[at].question.id) if at is not None else None
+        if view is not None:
+            view.focus(scroll_visible=False)
+            self.transcript.anchor(False)
+            self.call_after_refresh(
+                self.transcript.scroll_to_widget, view, top=True, animate=False, immediate=True
+            )
 
-    async def show_turns(self, turns: Sequence[Turn]) -> None:
+    async def show_turns(self, turns: Sequence[Turn], at: int | None = None) -> None:
         """Draw these turns, each with the number of its version."""
-        private = "This chat is private: /privacy tells what that means."
-        welcome = Welcome(clean_line(self.model), private if self.setup.privacy else "")
-        await self.transcript.show(turns, welcome)
+        await self.transcript.show(turns, await self._welcome(turns), at)
         self.tell_versions()
+
+    async def _welcome(self, turns: Sequence[Turn]) -> Welcome:
+        private = "This chat is private: /privacy tells what that means."
+        earlier_chats = 0
+        if not turns:
+            with contextlib.suppress(EdgekitError):  # it says so when it is asked for something
+                earlier_chats = len(await asyncio.to_thread(self.setup.store.chats))
+        protection = private if self.setup.privacy else ""
+        return Welcome(model_name(self.model), protection, earlier_chats)
 
     def tell_versions(self) -> None:
         """Say under each turn which of its versions is drawn."""
@@ -200,12 +222,15 @@ class ChatScreen(Screen[None]):
         """Show what time changes: how long the user has waited, and the key to know now."""
         if self.status.status.elapsed_s is not None:
             self.status.change(elapsed_s=self._clock() - self._since)
+        self.bar.entitle(heading(self.recorder.chat, self.setup.sampling))
         if isinstance(self.focused, TurnView):
             self.bar.advise("E edit  R retry  Left/Right versions  C copy  Esc back")
-        elif not self.transcript.is_vertical_scroll_end:
+        elif not self.transcript.is_at_the_end:
             self.bar.advise("Ctrl+End: more below")
+        elif self.asking.active is not None:
+            self.bar.advise("Esc: stop")
         else:
-            self.bar.advise("F1: keys" if self.asking.active is None else "Esc: stop")
+            self.bar.advise("Shift+Tab: turns  F1: keys" if self.transcript.views else "F1: keys")
 
     # The store
 
@@ -231,7 +256,7 @@ class ChatScreen(Screen[None]):
             return
         if entry_id is not None and entry_id in {e.id for e in self.conversation.entries()}:
             self.conversation.choose(self.conversation.entry(entry_id))
-        await self.show_chat()
+        await self.show_chat(entry_id)
         for sentence in self.recorder.damage:
             await self.transcript.add(Notice(sentence, title="Damaged"))
 
@@ -240,7 +265,7 @@ class ChatScreen(Screen[None]):
     def load_model(self, name: str) -> None:
         """Load the artifact `name` in place of the model that is open."""
         self.model = name
-        self.enter(State.LOADING, model=clean_line(name), context_length=0)
+        self.enter(State.LOADING, model=model_name(name), context_length=0)
         self.session.load(name)
 
     @on(ModelLoaded)
@@ -252,7 +277,10 @@ class ChatScreen(Screen[None]):
         gc.freeze()
         self.asking.forget_context()
         self.enter(State.READY, context_length=event.runtime.context_length)
+        self.show_attachments()
+        self.asking.count_context()
         self.asking.send()
+        self.run_worker(look_through(self.setup.store, self.transcript.add), group="store")
 
     @on(ModelFailed)
     async def _model_failed(self, event: ModelFailed) -> None:
@@ -282,7 +310,7 @@ class ChatScreen(Screen[None]):
             call = parse(event.text)
         except EdgekitError as error:
             self.prompt.give_back(event.text)
-            self.bar.remark(f"{error.message}: {error.hint}")
+            self.bar.remark(run.sentences(error))
             return
         if call is not None:
             self.run_command(call)
@@ -319,7 +347,10 @@ class ChatScreen(Screen[None]):
         self.run_worker(run.on_turn(self, event), group="command")
 
     def action_stop(self) -> None:
-        """Stop the answer, or take back a question that waits for the model."""
+        """Stop the answer, or take back a question that waits for the model, or a command."""
+        if self.asking.active is None and not self.session.answering:
+            self.prompt.drop_command()
+            self.bar.hush()
         self.asking.stop()
 
     def action_interrupt(self) -> None:
@@ -340,12 +371,16 @@ class ChatScreen(Screen[None]):
     async def action_scroll(self, pages: int) -> None:
         """Scroll the conversation by a page, up or down."""
         if pages > 0:
+            if self.transcript.is_vertical_scroll_end:
+                await self.transcript.show_later()
             self.transcript.scroll_page_down(animate=False)
         elif self.transcript.scroll_offset.y > 0 or not await self.transcript.show_earlier():
             self.transcript.scroll_page_up(animate=False)
 
-    def action_follow(self) -> None:
+    async def action_follow(self) -> None:
         """Go to the end, and stay there as the answer grows."""
+        if self.transcript.has_later:
+            await self.show_turns(self.conversation.turns())
         self.transcript.anchor()
 
     @on(TextArea.Changed)
@@ -355,3 +390,7 @@ class ChatScreen(Screen[None]):
     @on(Markdown.LinkClicked)
     def _link_clicked(self, event: Markdown.LinkClicked) -> None:
         self.bar.remark(f"not opened: {clean_line(event.href)}")
+
+
+def _ids(turn: Turn) -> tuple[str, ...]:
+    return (turn.question.id, turn.answer.id) if turn.answer else (turn.question.id,)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from textual.message import Message as TextualMessage
 
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import EdgekitError, InputError, UsageError
 from tui.answering import Answering, Outcome
 from tui.messages import AnswerEnded, AnswerGrew, ModelFailed, ModelLoaded
 from tui.timing import Clock
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Fifteen updates a second read as continuous, and leave the interface most of its time for keys.
 REPORT_EVERY_S = 1 / 15
+
+Found = TypeVar("Found")
 
 
 class Session:
@@ -44,6 +46,7 @@ class Session:
         self._answering: Answering | None = None
         self._closed = threading.Event()
         self._turn = threading.Lock()  # one model is freed before the next one is loaded
+        self._using = threading.Lock()  # a runtime is asked one thing at a time
         self._loads = 0
         self.runtime: Runtime | None = None
         self.loading = False
@@ -69,7 +72,8 @@ class Session:
 
     def _load(self, model: str, number: int, old: Runtime | None) -> None:
         with self._turn:
-            _free(old)
+            with self._using:
+                _free(old)
             if number != self._loads or self._closed.is_set():
                 return
             try:
@@ -101,7 +105,7 @@ class Session:
             raise RuntimeError("asked while the model is loading or answering")
         self._answering = Answering(
             runtime,
-            lambda: prepare(runtime),
+            lambda: self._prepared(prepare, runtime),
             sampling,
             on_text=lambda text, timing: self._report(AnswerGrew(text, timing)),
             on_end=lambda outcome: self._report(AnswerEnded(outcome)),
@@ -109,6 +113,24 @@ class Session:
             report_every_s=REPORT_EVERY_S,
         )
         self._answering.start()
+
+    def _prepared(
+        self, prepare: Callable[[Runtime], Sequence[Message]], runtime: Runtime
+    ) -> Sequence[Message]:
+        with self._using:
+            return prepare(runtime)
+
+    def use(self, work: Callable[[Runtime], Found]) -> Found:
+        """Return what `work` finds out from the idle model, as how many tokens a text has.
+
+        For threads. An answer that is asked for meanwhile waits until `work` is done. Raises
+        UsageError if there is no model yet, or it answers; and what `work` raises.
+        """
+        with self._using:
+            runtime = self.runtime
+            if runtime is None or self._answering is not None:
+                raise UsageError("the model is busy", hint="ask again when it is ready")
+            return work(runtime)
 
     def stop(self) -> None:
         """Stop the answer, if there is one. Returns at once; AnswerEnded follows."""

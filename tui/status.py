@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from tui.dialogs.layout import shorten
 from tui.timing import Timing
 
 NEARLY_FULL = 0.85
@@ -67,7 +68,8 @@ def status_line(status: Status, width: int) -> Content:
         room = width - cell_len(state) - cell_len(figures) - 2 * len(GAP)
         if room >= least_name:
             break
-    name = _shorten(model, room)
+    has_room = room >= min(cell_len(model), SHORTEST_NAME)
+    name = shorten(model, room) if has_room else ""
     gap = width - cell_len(state) - len(GAP) - cell_len(name) - cell_len(figures)
     style = "$text-warning bold" if status.nearly_full else ""
     return Content.assemble((state, "bold"), GAP, name, " " * max(1, gap), (figures, style))
@@ -96,19 +98,6 @@ def _context(status: Status) -> str:
         plural = "" if status.left_out == 1 else "s"
         warning = f"{status.left_out} turn{plural} left out, "
     return f"{warning}context {status.timing.context_tokens} of {status.context_length}"
-
-
-def _shorten(text: str, room: int) -> str:
-    """Return `text` in at most `room` cells: whole, without its middle, or not at all.
-
-    A model's name says its family at the start and its quantisation at the end.
-    """
-    if cell_len(text) <= room:
-        return text
-    if room < SHORTEST_NAME:
-        return ""
-    tail = room // 2 - 1
-    return f"{chop_cells(text, room - tail - 1)[0]}…{chop_cells(text[::-1], tail)[0][::-1]}"
 
 
 class StatusLine(Widget):

@@ -13,11 +13,17 @@ import time
 
 from textual.widgets import Markdown
 
+from tui.low_bandwidth import PERIOD_S, LowBandwidthApp
+
 # Fifteen updates a second read as continuous.
 LEAST_PERIOD_S = 1 / 15
 # How much of the interface's time the drawing may take. Textual lays out every block of the
 # conversation again for each update, so its cost grows with the length of the chat.
 LARGEST_SHARE = 1 / 3
+# A key is on the screen by then, if nothing comes between: an append takes 20 to 60 ms. Who types
+# on and on sees the answer grow no later than LONGEST_PAUSE_S after it did.
+KEY_S = 0.05
+LONGEST_PAUSE_S = 0.25
 
 
 class PacedStream:
@@ -45,6 +51,7 @@ class PacedStream:
         while not self._finishing.is_set() or self._pending:
             await self._news.wait()
             self._news.clear()
+            await self._let_keys_pass()
             text, self._pending = self._pending, ""
             if text:
                 await self._append(text)
@@ -53,9 +60,25 @@ class PacedStream:
         """Append `text`, and rest until that took no more than its share of the time."""
         start_s, start_cpu_s = time.perf_counter(), time.thread_time()
         await self._markdown.append(text)
-        await self._rest(LEAST_PERIOD_S)  # long enough for the layout and the drawing to happen
+        await self._rest(self._least_period_s())  # long enough for the layout and the drawing
         used_s = time.thread_time() - start_cpu_s
         await self._rest(used_s / LARGEST_SHARE - (time.perf_counter() - start_s))
+
+    def _least_period_s(self) -> float:
+        """Return the time between two appends, which is at least that between two frames."""
+        app = self._markdown.app
+        saves = isinstance(app, LowBandwidthApp) and app.low_bandwidth
+        return PERIOD_S if saves else LEAST_PERIOD_S
+
+    async def _let_keys_pass(self) -> None:
+        """Rest if a key was pressed just now, so that it is drawn first."""
+        app = self._markdown.app
+        end_s = time.monotonic() + LONGEST_PAUSE_S
+        while isinstance(app, LowBandwidthApp) and not self._finishing.is_set():
+            wait_s = min(KEY_S - app.since_key_s(), end_s - time.monotonic())
+            if wait_s <= 0:
+                return
+            await self._rest(wait_s)
 
     async def _rest(self, seconds: float) -> None:
         if seconds > 0:

@@ -11,14 +11,19 @@ from typing import ClassVar
 from markdown_it import MarkdownIt
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.events import Key
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from tui.clean import clean, clean_line
+from tui.code_block import AnswerMarkdown
 from tui.conversation import Question, Turn
 from tui.messages import TurnAction, TurnKey
 from tui.stream import PacedStream
+from tui.viewport import Block
+
+MOST_DRAWN_LINES = 40
+MOST_DRAWN_CHARACTERS = 4000
 
 
 def markdown_parser() -> MarkdownIt:
@@ -29,7 +34,7 @@ def markdown_parser() -> MarkdownIt:
     return MarkdownIt("gfm-like", {"html": False})
 
 
-class TurnView(Vertical, can_focus=True):
+class TurnView(Block, can_focus=True):
     """A question, its answer as it grows, and a note on how the answer ended."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -48,7 +53,7 @@ class TurnView(Vertical, can_focus=True):
         self.turn = turn
         self.written = turn.answer.text if turn.answer else ""
         self._versions = ""
-        self._answer = Markdown(
+        self._answer = AnswerMarkdown(
             clean(self.written),
             parser_factory=markdown_parser,
             open_links=False,
@@ -61,7 +66,7 @@ class TurnView(Vertical, can_focus=True):
         """Mark the question by a sign, not by colour only."""
         with Horizontal(classes="question"):
             yield Static(">", classes="mark")
-            yield Static(clean(self.turn.question.text), markup=False, classes="text")
+            yield Static(beginning(clean(self.turn.question.text)), markup=False, classes="text")
         if self.turn.question.attachments:
             yield Static(attached(self.turn.question), markup=False, classes="attached")
         yield self._answer
@@ -121,6 +126,14 @@ class TurnView(Vertical, can_focus=True):
         if event.character and event.character in "123456789":
             event.stop()
             self.post_message(TurnKey(self.turn.question, "copy", int(event.character)))
+
+
+def beginning(question: str) -> str:
+    """Return as much of a question as is drawn: a pasted book takes seconds to lay out."""
+    text = question[:MOST_DRAWN_CHARACTERS]
+    text = "\n".join(text.split("\n")[:MOST_DRAWN_LINES])
+    left_out = len(question) - len(text)
+    return f"{text}\n[and {left_out:,} more characters; E shows all]" if left_out else text
 
 
 def attached(question: Question) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,12 @@ from edgekit.cli.sampling import sampling_options, to_sampling
 
 if TYPE_CHECKING:
     from edgekit.privacy.lock import LockReport, Weaker
+    from tui.store.chats import ChatStore
+
+FIRST_TIME = (
+    "This is your first private chat. The passphrase that you choose now encrypts all of them.\n"
+    "Nothing can reset it: without it they are lost. Several random words are best."
+)
 
 passphrase_option = click.option(
     "--passphrase-file",
@@ -59,10 +67,8 @@ def chat(
     names = ("system", "context", "threads", "echo", "temporary", "resume", "bandwidth")
     chosen = {name: options.pop(name) for name in names}
     plain = options.pop("plain") or not can_draw()
-    passphrase = None
-    if lock is not None and not chosen["temporary"]:
-        passphrase = _passphrase(passphrase_file)
-    wish = Wish(to_sampling(options), plain=plain, lock=lock, passphrase=passphrase, **chosen)
+    unlock = partial(_unlock, passphrase_file)
+    wish = Wish(to_sampling(options), plain=plain, lock=lock, unlock=unlock, **chosen)
     return start_chat(artifact, wish)
 
 
@@ -83,9 +89,11 @@ def _lock(private: bool | None, weaker: Weaker | None) -> LockReport | None:
     return enter_private_mode([home()], weaker)
 
 
-def _passphrase(file: Path | None) -> str:
-    """Return the passphrase of the private store; a new one is asked for twice."""
-    from edgekit.cli.passphrase import read_passphrase
-    from edgekit.workflows.chat import private_store
+def _unlock(file: Path | None, path: Path, open_with: Callable[[str], ChatStore]) -> ChatStore:
+    """Return the private store at `path`, opened; a new passphrase is asked for twice."""
+    from edgekit.cli.passphrase import with_passphrase
 
-    return read_passphrase(file, confirm=not private_store().exists())
+    is_new = not path.exists() or path.stat().st_size == 0  # the latter: killed while it was made
+    if is_new and file is None:
+        click.echo(FIRST_TIME, err=True)
+    return with_passphrase(file, open_with, confirm=is_new)

@@ -77,12 +77,21 @@ def _document(row: Row) -> dict[str, object]:
 
 
 def _chat(rows: Sequence[Row]) -> None:
-    """Open the chat on the artifact that loses least among the smaller half."""
+    """Open the chat on the artifact that loses least among the smaller half.
+
+    Not in privacy mode: this chat would be stored unencrypted, and the user asked for a demo, not
+    for a passphrase.
+    """
+    from edgekit.privacy.lock import current
     from edgekit.workflows.chat import Wish, chat
     from runtimes.base import Sampling
 
     by_size = sorted(rows, key=lambda row: row.artifact.manifest.total_bytes)
     best = min(by_size[: len(by_size) // 2 + 1], key=lambda row: row.certificate.kld_mean)
+    if current() is not None:
+        name = best.artifact.path.name
+        click.echo(f"privacy mode is on: for a private chat, run edgekit chat {name}")
+        return
     click.pause("press a key to chat (Ctrl+Q leaves the chat)")
     sampling = Sampling(temperature=0.7, top_p=0.9, min_p=0.05)
     chat(best.artifact.path.name, Wish(sampling))

@@ -9,12 +9,44 @@ import getpass
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from io import RawIOBase
 from pathlib import Path
+from typing import TypeVar
+
+import click
 
 from edgekit.errors import InputError, PrivacyError
 
 LONGEST_BYTES = 4096
+TRIES = 3
+
+Opened = TypeVar("Opened")
+
+
+class MistypedError(PrivacyError):
+    """The same words were not typed twice. Whoever typed them may try again."""
+
+
+def with_passphrase(
+    file: Path | None, use: Callable[[str], Opened], *, confirm: bool = False
+) -> Opened:
+    """Return what `use` makes of the passphrase; on a terminal, three may be tried.
+
+    `use` raises tui.store.vault.WrongPassphraseError for a wrong one; what else it raises, and
+    what `read_passphrase` raises, is raised at once.
+    """
+    from tui.store.vault import WrongPassphraseError
+
+    tries_left = TRIES if file is None else 1
+    while True:
+        try:
+            return use(read_passphrase(file, confirm=confirm))
+        except (WrongPassphraseError, MistypedError) as error:
+            tries_left -= 1
+            if tries_left == 0:
+                raise
+            click.echo(f"{error.message}: try again", err=True)
 
 
 def read_passphrase(file: Path | None, *, confirm: bool) -> str:
@@ -73,7 +105,7 @@ def _from_terminal(confirm: bool) -> str:
             warnings.simplefilter("error", getpass.GetPassWarning)
             first = getpass.getpass("Passphrase: ")
             if confirm and first and getpass.getpass("Again: ") != first:
-                raise PrivacyError("the two passphrases differ", hint="try again")
+                raise MistypedError("the two passphrases differ", hint="try again")
     except (EOFError, UnicodeDecodeError):
         raise PrivacyError("no passphrase was typed", hint="try again") from None
     except getpass.GetPassWarning:

@@ -1,4 +1,4 @@
-"""edgekit privacy: prove the lock, list and remove what is stored, change the passphrase."""
+"""edgekit privacy: prove the lock, remove or rescue what is stored, change the passphrase."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgekit.privacy.lock import Weaker
     from edgekit.workflows.privacy.proof import Proof, Row
+    from edgekit.workflows.privacy.rescue import Saved
     from edgekit.workflows.privacy.stored import Stored
 
 PATH_COLUMNS = 42
@@ -89,22 +90,86 @@ def passphrase(passphrase_file: Path | None, new_passphrase_file: Path | None) -
 
     Who knew the old passphrase and kept a copy of the file can still read that copy.
     """
-    from edgekit.cli.passphrase import read_passphrase
-    from edgekit.cli.private import enter_private_mode
-    from edgekit.privacy.lock import wanted
-    from edgekit.workflows.privacy.passphrase import change, private_store
+    from functools import partial
+
+    from edgekit.cli.passphrase import with_passphrase
+    from edgekit.workflows.privacy.passphrase import opened, private_store
 
     path = private_store()
-    if wanted():
-        enter_private_mode([path.parent])
+    _lock_if_wanted(path.parent)
     if passphrase_file is None:
         click.echo("The passphrase as it is now.", err=True)
-    old = read_passphrase(passphrase_file, confirm=False)
-    if new_passphrase_file is None:
-        click.echo("The new passphrase.", err=True)
-    new = read_passphrase(new_passphrase_file, confirm=True)
-    change(path, old, new)
+    with with_passphrase(passphrase_file, partial(opened, path)) as chats:
+        if new_passphrase_file is None:
+            click.echo("The new passphrase.", err=True)
+        with_passphrase(new_passphrase_file, chats.change_passphrase, confirm=True)
     click.echo("the passphrase is changed", err=True)
+
+
+@privacy.command(short_help="Save what can be read of damaged chats.")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), help="Read it here, not typed.")
+@click.option(
+    "--store",
+    "name",
+    type=click.Choice(["chats", "private"]),
+    help="This store, whatever is wrong with it; default: each that is damaged.",
+)
+@json_option
+def rescue(passphrase_file: Path | None, name: str | None, as_json: bool) -> None:
+    """Put what can be read of damaged chats into a new store, in the place of the damaged one.
+
+    The damaged file is kept beside it. Nothing is done to a store that is whole.
+    """
+    from dataclasses import asdict
+
+    from edgekit.store import chats
+    from edgekit.workflows.privacy.rescue import stores
+
+    paths = stores(name)
+    _lock_if_wanted(chats())
+    done = []
+    try:
+        for path in paths:
+            done.append(_rescued(path, passphrase_file, always=name is not None))
+    finally:  # what was saved is said, also if the next store cannot be opened
+        if as_json:
+            print_json({"stores": [asdict(saved) for saved in done]})
+        else:
+            for saved in done:
+                _tell_saved(saved)
+
+
+def _rescued(path: Path, passphrase_file: Path | None, *, always: bool) -> Saved:
+    from functools import partial
+
+    from edgekit.cli.passphrase import with_passphrase
+    from edgekit.workflows.privacy.rescue import needs_passphrase, save
+
+    if not needs_passphrase(path):
+        return save(path, None, always=always)
+    return with_passphrase(passphrase_file, partial(save, path, always=always))
+
+
+def _tell_saved(saved: Saved) -> None:
+    if not saved.faults:
+        click.echo(f"{saved.path} is not damaged")
+        return
+    for fault in saved.faults:
+        click.echo(f"damaged: {fault}", err=True)
+    chats = f"{saved.chats} chat{'' if saved.chats == 1 else 's'}"
+    messages = f"{saved.messages} message{'' if saved.messages == 1 else 's'}"
+    lost = f"{saved.lost or 'no'} record{'' if saved.lost == 1 else 's'}"
+    click.echo(f"saved: {chats} with {messages}; {lost} could not be read")
+    click.echo(f"the damaged file is kept: {saved.kept}")
+
+
+def _lock_if_wanted(folder: Path) -> None:
+    """Lock this process if privacy mode is on; `folder` may still be written."""
+    from edgekit.cli.private import enter_private_mode
+    from edgekit.privacy.lock import wanted
+
+    if wanted():
+        enter_private_mode([folder])
 
 
 @privacy.command(short_help="Make privacy mode the default, or not.")

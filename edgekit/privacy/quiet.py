@@ -7,12 +7,15 @@ them quiet; it stops nobody who wants to speak: that is the lock's job.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Each name is the one that its library documents; DO_NOT_TRACK is the common convention.
 QUIET_ENVIRONMENT = {
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # no login is sent along, whatever asks
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",  # also keeps bitsandbytes and others from fetching native code
     "ORT_DISABLE_TELEMETRY": "1",
@@ -20,8 +23,33 @@ QUIET_ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "USE_HUB_KERNELS": "0",
 }
+# Textual's switches that write what is on the screen to a file, or send it to another program.
+LOUD_VARIABLES = (
+    "TEXTUAL",
+    "TEXTUAL_DEBUG",
+    "TEXTUAL_LOG",
+    "TEXTUAL_SCREENSHOT",
+    "TEXTUAL_SCREENSHOT_LOCATION",
+)
 
 
 def apply() -> None:
-    """Set `QUIET_ENVIRONMENT` in this process, whatever the user's environment says."""
+    """Set `QUIET_ENVIRONMENT` in this process and remove `LOUD_VARIABLES`, if they are there."""
     os.environ.update(QUIET_ENVIRONMENT)
+    for name in LOUD_VARIABLES:
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Do what `apply` does until the end of the context: for a process that may pull later."""
+    before = {name: os.environ.get(name) for name in (*QUIET_ENVIRONMENT, *LOUD_VARIABLES)}
+    apply()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -11,26 +11,31 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import store
 from edgekit.artifact import MANIFEST_NAME, Artifact
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import EdgekitError, InputError, PrivacyError
 from edgekit.extras import need
+from edgekit.privacy import quiet
 from edgekit.settings import load_settings
 from edgekit.store import artifacts, find_artifact
 from runtimes.base import Runtime, Sampling
+from tui.clean import clean_line
 from tui.setup import ArtifactChoice, ChatSetup
+from tui.store.presence import PLAIN_STORE, PRIVATE_STORE
 
 if TYPE_CHECKING:
     from edgekit.privacy.lock import LockReport
     from tui.store.chats import ChatStore
 
 ECHO = "echo"
+Unlock = Callable[[Path, "Callable[[str], ChatStore]"], "ChatStore"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What the command line asks for.
 
-    `lock` is the one that this process is under, None if the chat is not private; `passphrase`
-    opens the encrypted store. `temporary` stores nothing; `resume` goes on with the last chat.
+    `lock` is the one that this process is under, None if the chat is not private; `unlock` is
+    given the encrypted store's path and what opens it with a passphrase, and returns it opened.
+    `temporary` stores nothing; `resume` goes on with the last chat.
     """
 
     sampling: Sampling
@@ -43,7 +48,7 @@ class Wish:
     resume: bool = False
     bandwidth: Literal["auto", "low", "full"] | None = None
     lock: LockReport | None = None
-    passphrase: str | None = None
+    unlock: Unlock | None = None
 
 
 def chat(name_or_path: str | None, wish: Wish) -> int:
@@ -52,6 +57,7 @@ def chat(name_or_path: str | None, wish: Wish) -> int:
     Raises InputError if there is no artifact, or it has no chat template, or the store of chats
     is damaged; PrivacyError for a wrong passphrase.
     """
+    quiet.apply()  # before Textual and the engines, which read their switches when imported
     model = ECHO if wish.echo else _choose(name_or_path)
     with_store = _open_store(wish)
     try:
@@ -64,6 +70,7 @@ def _start(setup: ChatSetup, wish: Wish) -> int:
     if wish.plain:
         from tui.plain import run_plain
 
+        _tell_damage(setup.store)
         return run_plain(setup)
     need("textual", "chat")
     from tui.app import run_chat
@@ -72,20 +79,33 @@ def _start(setup: ChatSetup, wish: Wish) -> int:
     return 0
 
 
+def _tell_damage(chats: ChatStore) -> None:
+    """Say on stderr what of the store cannot be read; on the screen, the screen does."""
+    from tui.store.database import RESCUE_HINT
+
+    if damage := chats.damage:
+        for sentence in damage:
+            print(f"damaged: {clean_line(sentence)}", file=sys.stderr)
+        print(f"hint: {RESCUE_HINT}", file=sys.stderr)
+
+
 def _open_store(wish: Wish) -> ChatStore:
     need("cryptography", "chat")
     from tui.store.chats import ChatStore
 
     if wish.temporary:
         return ChatStore.open(None)
-    if wish.passphrase is not None:
-        return ChatStore.open(private_store(), wish.passphrase)
-    return ChatStore.open(store.chats() / "chats.db")
+    if wish.lock is not None:
+        if wish.unlock is None:
+            raise PrivacyError("a private chat needs a passphrase", hint="or store nothing of it")
+        path = private_store()
+        return wish.unlock(path, partial(ChatStore.open, path))
+    return ChatStore.open(store.chats() / PLAIN_STORE)
 
 
 def private_store() -> Path:
     """Return the path of the encrypted store of chats."""
-    return store.chats() / "private.db"
+    return store.chats() / PRIVATE_STORE
 
 
 def _setup(model: str, wish: Wish, chats: ChatStore) -> ChatSetup:

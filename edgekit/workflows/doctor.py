@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
 
+from edgekit.privacy.lock import PRIVATE_VARIABLE, WEAKER_VARIABLE
+from edgekit.privacy.quiet import QUIET_ENVIRONMENT
 from edgekit.store import home
 
 OUR_PACKAGES = ("edgekit", "converters", "runtimes", "devices", "tui")
@@ -24,6 +27,17 @@ PARTS = (
     ("convert", "convert", "import gguf, onnx, torch, transformers, huggingface_hub, matplotlib"),
 )
 TIMEOUT_S = 120
+LOCK = """
+import json
+from dataclasses import asdict
+from edgekit.errors import EdgekitError
+from edgekit.privacy.lock import lock
+try:
+    print(json.dumps(asdict(lock(writable=()))))
+except EdgekitError as error:
+    print(json.dumps({"refused": error.message, "hint": error.hint}))
+"""
+CHECK_HINT = "edgekit privacy check says more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +52,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return a finding for every part. Engines are tried in processes of their own."""
-    return [_python(), _packages(), *(_part(*part) for part in PARTS), _store()]
+    return [_python(), _packages(), *(_part(*part) for part in PARTS), _privacy(), _store()]
 
 
 def _python() -> Finding:
@@ -66,16 +80,8 @@ def _part(part: str, extra: str, code: str) -> Finding:
     if missing:
         hint = f"pip install 'edgekit[{extra}]'"
         return Finding(part, False, f"not installed: {', '.join(missing)}", hint)
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        subprocess.run(  # noqa: S603 - our own interpreter and our own code
-            [sys.executable, "-c", code],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            env=environment,
-        )
+        _run(code)
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
         return Finding(part, False, last, "it is installed but does not work: install it again")
@@ -83,6 +89,34 @@ def _part(part: str, extra: str, code: str) -> Finding:
         return Finding(part, False, f"no answer within {TIMEOUT_S} s")
     versions = ", ".join(f"{m} {_version(m)}" for m in _modules(code))
     return Finding(part, True, versions)
+
+
+def _run(code: str) -> str:
+    """Run code in a fresh interpreter, kept quiet, and return what it prints."""
+    weaker_lock = (PRIVATE_VARIABLE, WEAKER_VARIABLE)
+    inherited = {name: value for name, value in os.environ.items() if name not in weaker_lock}
+    return subprocess.run(  # noqa: S603 - our own interpreter and our own code
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=inherited | QUIET_ENVIRONMENT,
+    ).stdout
+
+
+def _privacy() -> Finding:
+    """Say how well this machine can lock a private chat: a process of its own is locked for it."""
+    try:
+        found = json.loads(_run(LOCK))
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, ValueError):
+        return Finding("privacy mode", False, "the lock ended in an error of its own", CHECK_HINT)
+    if "refused" in found:
+        return Finding("privacy mode", False, found["refused"], found["hint"])
+    layers = ["the kernel refuses every socket"]
+    layers += ["own network"] if found["namespace"] else []
+    layers += [f"file rules (Landlock {found['landlock_abi']})"] if found["landlock_abi"] else []
+    return Finding("privacy mode", True, "; ".join([", ".join(layers), *found["missing"]]))
 
 
 def _modules(code: str) -> list[str]:

@@ -1,14 +1,17 @@
 """What the chat sends to a terminal for each token, and how soon a typed key is seen.
 
-    python tests/benchmarks/chat_terminal.py [--rate TOKENS_PER_S] [--keys N] [--save FOLDER]
+    python tests/benchmarks/chat_terminal.py [--rate TOKENS_PER_S] [--keys N] [--turns N]
 
 The real ChatApp in a pseudo-terminal of 80 by 24, with a scripted model at 20 tokens/s. For the
 full and the low-bandwidth mode it prints the bytes sent at the start, for each token of an answer
-while nobody types, and on leaving; then, while tokens stream, the time from a key to its echo.
-The echo is looked for on a screen kept by pyte, an independent terminal. The aim is 60 bytes a
-token in the low-bandwidth mode, and 50 ms at the 95th percentile for keys in both. On a busy
-machine, read the second line: it leaves out the time for which the program or this one was ready
-to run and no processor core was free, as the kernel counts it (/proc/PID/schedstat).
+while nobody types, and on leaving, and the share of one processor core that the answer took;
+then, while tokens stream, the time from a key to its echo. `--turns` puts finished turns before
+the answer. The echo is looked for on a screen kept by pyte, an independent terminal.
+
+The aim is 60 bytes a token in the low-bandwidth mode, and 50 ms at the 95th percentile for keys
+in both. On a busy machine, read the second line: it leaves out the time for which the program or
+this one was ready to run and no processor core was free, as the kernel counts it
+(/proc/PID/schedstat).
 """
 
 from __future__ import annotations
@@ -31,9 +34,13 @@ import pyte
 COLUMNS, LINES = 80, 24
 TOKENS = 320
 PROGRAM = """
-import os, sys, time
+import time
+from edgekit.settings import Settings
 from runtimes.base import Chunk, Sampling
 from tui.app import run_chat
+from tui.conversation import Answer, Chat, Question
+from tui.setup import ChatSetup
+from tui.store.chats import ChatStore
 
 TEXT = {text!r}
 TOKENS, RATE = {tokens}, {rate}
@@ -47,14 +54,33 @@ class Scripted:
             time.sleep(max(0.0, start + i / RATE - time.monotonic()))
             piece = TEXT[round(i * size) : round((i + 1) * size)]
             yield Chunk(piece, 1, 9, 0, "stop" if i + 1 == TOKENS else None)
+    def render(self, messages):
+        return "".join(message.content for message in messages)
     def tokenize(self, text, *, special=False):
-        return list(text.encode())
+        return text.split()
     def close(self):
         pass
 
-{start}
+store = ChatStore.open(None)
+entries = []
+for i in range({turns}):
+    head = entries[-1].id if entries else None
+    entries.append(Question(f"q{{i}}", head, "How do I boil an egg?"))
+    entries.append(Answer(f"a{{i}}", f"q{{i}}", TEXT[: {answer_length}], "stop"))
+if entries:
+    store.save_all(Chat("earlier", title="eggs", head=entries[-1].id), entries)
+
+run_chat(ChatSetup(
+    open_runtime=lambda name: Scripted(),
+    model="SmolLM2-135M-Instruct-gguf-q4_k_m",
+    list_artifacts=lambda: [],
+    sampling=Sampling(),
+    system="",
+    store=store,
+    settings=Settings(bandwidth={mode!r}),
+    resume="earlier" if entries else None,
+))
 """
-START = 'run_chat(Scripted, "SmolLM2-135M-Instruct-gguf-q4_k_m", Sampling())'
 ANSWER = """\
 To boil an egg, bring a small pan of water to a rolling boil, then lower the egg into it with a \
 spoon. How long it stays there decides **how firm** it becomes:
@@ -164,54 +190,73 @@ class Terminal:
         """Type."""
         os.write(self.master, keys.encode())
 
+    def used_s(self) -> float:
+        """Return the processor time that the program has used, in seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def quit(self) -> None:
         """Press Ctrl+Q and take in the rest."""
         self.press("\x11")
-        while self.process.poll() is None or self.read(0.2):
+        deadline = time.monotonic() + 10
+        while self.process.poll() is None and time.monotonic() < deadline:
             self.read(0.2)
+        while self.read(0.2):
+            pass
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait()
         os.close(self.master)
 
 
-def program(rate: float, tokens: int, text: str = ANSWER) -> str:
+def program(mode: str, rate: float, tokens: int, turns: int, text: str = ANSWER) -> str:
     """Return the program that runs the chat with an answer at `rate` tokens/s."""
-    return PROGRAM.format(text=text, tokens=tokens, rate=rate, start=START)
+    return PROGRAM.format(
+        mode=mode, text=text, tokens=tokens, rate=rate, turns=turns, answer_length=len(ANSWER)
+    )
 
 
-def measure_bytes(mode: str, rate: float, save: Path | None) -> None:
-    """Print what is sent for one answer."""
-    terminal = Terminal(program(rate, TOKENS), EDGEKIT_BANDWIDTH=mode)
-    terminal.read_until("ready")
-    terminal.settle()
-    at_start = terminal.sent
-    terminal.press("How do I boil an egg?")
-    terminal.settle()
-    before = terminal.sent
-    terminal.press("\r")
-    terminal.read_until("thousand metres", 60)
-    terminal.read_until("ready", 20)
-    terminal.settle()
-    answer = terminal.sent - before
-    before = terminal.sent
-    terminal.quit()
+def measure_bytes(mode: str, rate: float, turns: int, save: Path | None) -> None:
+    """Print what is sent for one answer, and what it costs."""
+    with Terminal(program(mode, rate, TOKENS, turns)) as terminal:
+        terminal.read_until("ready")
+        terminal.settle()
+        at_start = terminal.sent
+        terminal.press("How do I boil an egg?")
+        terminal.settle()
+        before, used, start = terminal.sent, terminal.used_s(), time.monotonic()
+        terminal.press("\r")
+        terminal.read_until("writing")
+        terminal.read_until("ready", 60)
+        terminal.settle()
+        answer = terminal.sent - before
+        share = (terminal.used_s() - used) / (time.monotonic() - start)
+        before = terminal.sent
+        terminal.quit()
     print(
         f"{mode:4}  start {at_start} bytes, answer {answer} bytes = "
         f"{answer / TOKENS:.1f} bytes/token ({len(ANSWER) / TOKENS:.1f} of them text), "
-        f"end {terminal.sent - before} bytes"
+        f"end {terminal.sent - before} bytes; {share:.0%} of a core",
+        flush=True,
     )
     if save is not None:
         (save / f"{mode}.bytes").write_bytes(terminal.raw)
 
 
-def measure_keys(mode: str, rate: float, count: int) -> None:
+def measure_keys(mode: str, rate: float, turns: int, count: int) -> None:
     """Print how long keys typed while tokens stream take to be seen."""
-    tokens = round(rate * (count * 0.15 + 10))
+    tokens = round(rate * (count * 0.2 + 10))
     text = (ANSWER + "\n") * (tokens // TOKENS + 1)
-    terminal = Terminal(program(rate, tokens, text), EDGEKIT_BANDWIDTH=mode)
-    terminal.read_until("ready")
-    terminal.press("How do I boil an egg?\r")
-    terminal.read_until("rolling boil")
-    waits = [_echo(terminal, i) for i in range(count)]
-    terminal.quit()
+    with Terminal(program(mode, rate, tokens, turns, text)) as terminal:
+        terminal.read_until("ready")
+        terminal.press("How do I boil an egg?\r")
+        terminal.read_until("writing")
+        waits = [_echo(terminal, i) for i in range(count)]
+        terminal.quit()
     _print_waits(f"{mode:4}  {count} keys, as seen:      ", [seen for seen, _ in waits])
     _print_waits(f"{mode:4}  {count} keys, cores free:   ", [own for _, own in waits])
 
@@ -262,13 +307,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--keys", type=int, default=120)
+    parser.add_argument("--turns", type=int, default=0)
     parser.add_argument("--modes", default="full,low")
     parser.add_argument("--save", type=Path, help="keep what was sent, one file a mode")
     options = parser.parse_args()
     for mode in options.modes.split(","):
-        measure_bytes(mode, options.rate, options.save)
+        measure_bytes(mode, options.rate, options.turns, options.save)
     for mode in options.modes.split(","):
-        measure_keys(mode, options.rate, options.keys)
+        measure_keys(mode, options.rate, options.turns, options.keys)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli.passphrase import read_passphrase
+from edgekit.cli.passphrase import read_passphrase, with_passphrase
 from edgekit.errors import InputError, PrivacyError
+from tui.store import vault
 
 ROOT = Path(__file__).parents[2]
 ASK = """
@@ -77,12 +78,12 @@ def test_a_pipe_by_its_descriptor() -> None:
     os.close(out)
 
 
-def typed(*lines: str, how: str) -> str:
+def typed(*lines: str, how: str, program: str = ASK) -> str:
     """Return what a terminal shows while `lines` are typed."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-c", ASK, how])
+        os.execv(sys.executable, [sys.executable, "-c", program, how])
     shown = b""
     left = list(lines)
     deadline = time.monotonic() + 20
@@ -112,6 +113,47 @@ def test_a_new_one_is_asked_twice() -> None:
     assert "GOT 'sesame'" in typed("sesame", "sesame", how="twice")
     assert "ERROR 6 the two passphrases differ" in typed("sesame", "sesamo", how="twice")
     assert "ERROR 6 the passphrase is empty" in typed("", how="twice")
+
+
+OPEN = """
+import sys
+from edgekit.cli.passphrase import with_passphrase
+from edgekit.errors import EdgekitError
+from tui.store import vault
+header, _ = vault.new_sealed_header("sesame", vault.Cost(64, 1, 1))
+try:
+    with_passphrase(None, lambda words: vault.unlock(header, words), confirm=sys.argv[1] == "twice")
+    print("OPENED")
+except EdgekitError as error:
+    print("ERROR", error.exit_code, error.message)
+"""
+
+
+def test_a_wrong_one_may_be_typed_again_twice() -> None:
+    shown = typed("wrong", "worse", "sesame", how="once", program=OPEN)
+    assert shown.count("the passphrase is wrong: try again") == 2
+    assert "OPENED" in shown
+    shown = typed("wrong", "worse", "worst", how="once", program=OPEN)
+    assert shown.count("Passphrase:") == 3
+    assert "ERROR 6 the passphrase is wrong" in shown
+    shown = typed("sesame", "sesamo", "sesame", "sesame", how="twice", program=OPEN)
+    assert "the two passphrases differ: try again" in shown
+    assert "OPENED" in shown
+
+
+def test_a_wrong_one_in_a_file_is_tried_once(tmp_path: Path) -> None:
+    file = tmp_path / "passphrase"
+    file.write_text("wrong")
+    header, _ = vault.new_sealed_header("sesame", vault.Cost(64, 1, 1))
+    tried = []
+
+    def unlock(passphrase: str) -> None:
+        tried.append(passphrase)
+        vault.unlock(header, passphrase)
+
+    with pytest.raises(vault.WrongPassphraseError):
+        with_passphrase(file, unlock)
+    assert tried == ["wrong"]
 
 
 def test_without_a_terminal_or_a_file_it_is_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,11 @@ answer = runtime.generate([Message("user", "hi")], Sampling(max_tokens=4, ignore
 assert sum(chunk.tokens for chunk in answer) == 4
 runtime.close()
 """
+CLI = """
+sys.argv = ["edgekit", *{words}]
+from edgekit.cli import main
+main()
+"""
 # urllib3 asks at import whether there is IPv6, by a socket that it binds to ::1 and closes: nothing
 # is sent. It is the one exception, so it is told the answer.
 SERVER_SIDE = """
@@ -87,12 +93,13 @@ class Machine:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def run(self, code: str) -> subprocess.CompletedProcess[str]:
+    def run(self, code: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         trap = TRAP.format(numbers=CALLS[platform.machine()], path=sys.path)
         return subprocess.run(
             [sys.executable, "-c", trap + code],
             env=self.environment,
             cwd=self.folder / "work",
+            input=typed,
             capture_output=True,
             text=True,
             check=False,
@@ -151,6 +158,28 @@ def test_an_engine_is_quiet(machine: Machine, artifact: Path, in_process: bool) 
     done = machine.run(TURN.format(artifact=str(artifact), in_process=in_process))
     assert done.returncode == 0, done.stderr
     assert machine.new_files() == []
+
+
+COMMANDS = {
+    "run": ["run", "{artifact}", "hi", "--system", "be short"],
+    "chat": ["chat", "{artifact}", "--plain"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_quiet(machine: Machine, artifact: Path, command: str) -> None:
+    """The whole program, without a lock: it is quiet by itself, and not only where it has to."""
+    words = [word.format(artifact=artifact) for word in COMMANDS[command]]
+    words += ["--threads", "1", "--context", "128", "--max-tokens", "4", "--temperature", "0"]
+    machine.environment["EDGEKIT_PRIVATE"] = "0"
+    done = machine.run(CLI.format(words=words), typed="hi\n")
+    assert done.returncode == 0, done.stderr
+    assert command == "run" or re.search(
+        r"^\[[1-4] tokens?, first token", done.stderr, re.MULTILINE
+    )
+    assert machine.new_files() == []
+    stored = {path.name for path in (machine.folder / "edgekit").rglob("*") if path.is_file()}
+    assert stored <= ({"chats.db", "chats.db.lock"} if command == "chat" else set())
 
 
 def test_the_server_side_is_quiet(machine: Machine, tiny_checkpoint: Path) -> None:

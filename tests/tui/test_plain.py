@@ -15,7 +15,7 @@ import pytest
 from edgekit.errors import EngineFailure, InputError
 from edgekit.settings import Settings
 from runtimes.base import Sampling
-from tui.conversation import Answer, Persona, Question
+from tui.conversation import Answer, Chat, Persona, Question
 from tui.plain import run_plain
 from tui.setup import ArtifactChoice, ChatSetup
 from tui.store.chats import ChatStore
@@ -457,3 +457,33 @@ def test_a_killed_chat_keeps_the_question_and_marks_the_answer(tmp_path: Path) -
     assert (question.text, answer.ending, chat.head) == ("what is lost?", "interrupted", answer.id)
     assert answer.text.startswith("tick tick")
     store.close()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_question_of_several_lines_stands_between_quotation_marks(
+    scripted, lines, terminal
+) -> None:
+    runtime = scripted(["one"], ["two"], ["three"])
+    text = '"""\nfirst\n\n/quit\n"""\n"""short"""\n"""left open\nto the end'
+    code, out, _ = lines.say(runtime, text, terminal=terminal)
+    assert (code, out) == (0, "one\ntwo\nthree\n")
+    last = [messages[-1] for messages in asked(runtime)]
+    assert last == ["first\n\n/quit", "short", "left open\nto the end"]
+
+
+def test_nothing_between_quotation_marks_asks_nothing(scripted, lines) -> None:
+    runtime = scripted()
+    lines.say(runtime, '"""\n\n"""\n""""""\n')
+    assert runtime.asked == []
+
+
+def test_a_model_given_by_its_path_speaks_by_its_folder(scripted, lines) -> None:
+    setup_model = "/home/me/artifacts/tiny-q8"
+    question = Question("q", None, "hi")
+    lines.store.save_all(
+        Chat("c", "hi", head="a"), [question, Answer("a", "q", "hello", "stop", setup_model)]
+    )
+    lines.options["resume"] = "c"
+    _, _, err = lines.say(scripted(), "", terminal=True)
+    assert "\ntiny-q8: hello" in err
+    assert "/home/me" not in err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from runtimes.base import Sampling
 from tui.conversation import Answer, Attachment, Conversation, Question, new_id
 from tui.recorder import SAVE_EVERY_S, Recorder
 from tui.store.chats import ChatStore
+from tui.store.vault import Cost
 from tui.timing import Timing
 
 TIMING = Timing(3, 10, 0.5, 20.0)
@@ -138,6 +141,84 @@ def test_withdrawing_goes_back_to_the_branch_that_was_read(
     recorder.begin(first)
     recorder.withdraw(first)  # it has an answer: it stays
     assert recorder.conversation.turns() == [(first, one)]
+
+
+@pytest.mark.parametrize("passphrase", [None, "words"])
+def test_a_withdrawn_question_is_gone_from_the_file(tmp_path: Path, passphrase: str | None) -> None:
+    path = tmp_path / "chats.db"
+    store = ChatStore.open(path, passphrase, cost=Cost(64, 1, 1))
+    recorder = Recorder(store)
+    first = question(recorder)
+    one = answer(recorder, first)
+    recorder.begin(question(recorder, "the heron eats at nine"))
+    before = pieces(path)
+    asked = recorder.conversation.turns()[-1].question
+    recorder.withdraw(asked)
+    assert b"heron" not in contents(path)
+    (gone,) = before.keys() - pieces(path).keys()  # the one row that was removed
+    assert before[gone][-40:] not in contents(path)
+    store.close()  # as a kill would: without `recorder.close`
+    store = ChatStore.open(path, passphrase)
+    again = Recorder(store)
+    again.open(recorder.chat.id)
+    assert again.conversation.turns() == [(first, one)]
+    assert len(again.conversation) == 2
+    assert again.damage == []
+    store.close()
+
+
+def contents(path: Path) -> bytes:
+    """Return all that lies on the disk of a store."""
+    return b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+def pieces(path: Path) -> dict[int, bytes]:
+    """Return the rows of a store, as another program reads them."""
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT id, box FROM records"))
+
+
+def test_a_question_that_another_window_answered_is_not_withdrawn(store: ChatStore) -> None:
+    one, two = Recorder(store), Recorder(store)
+    answer(one, question(one))
+    asked = question(one, "and now?")
+    one.begin(asked)
+    two.open(one.chat.id)
+    two.begin(asked)
+    two.finish(Answer(new_id(), asked.id, "later", "stop"))
+    one.withdraw(asked)
+    one.save_head()  # and nothing is in the way of what comes next
+    _, entries, damage = store.load(one.chat.id)
+    assert (len(entries), damage) == (4, [])
+
+
+def test_a_full_disk_only_delays_a_withdrawal(store: ChatStore, recorder: Recorder) -> None:
+    answer(recorder, question(recorder))
+    asked = question(recorder, "and now?")
+    recorder.begin(asked)
+    store._database.connection.execute("PRAGMA query_only=ON")
+    with pytest.raises(InputError):
+        recorder.withdraw(asked)
+    store._database.connection.execute("PRAGMA query_only=OFF")
+    assert len(stored(store, recorder.chat.id)) == 3
+    recorder.save_head()
+    assert len(stored(store, recorder.chat.id)) == 2
+
+
+def test_a_save_is_one_commit_and_says_once_which_chat_is_open(
+    store: ChatStore, recorder: Recorder
+) -> None:
+    commits: list[str] = []
+    store._database.connection.set_trace_callback(
+        lambda statement: commits.append(statement) if statement == "COMMIT" else None
+    )
+    asked = question(recorder)
+    recorder.begin(asked)
+    assert (len(commits), store.note("open")) == (1, recorder.chat.id)
+    store.set_note("open", "of another window")
+    recorder.finish(Answer(new_id(), asked.id, "because", "stop"))
+    assert len(commits) == 3
+    assert store.note("open") == "of another window"
 
 
 def test_a_chat_is_opened_as_it_was_left(store: ChatStore, recorder: Recorder) -> None:

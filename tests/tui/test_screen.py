@@ -327,9 +327,7 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again(chat_with, scripted,
         await until(pilot, lambda: answered(app, 1))
 
 
-async def test_quitting_does_not_wait_for_a_model_that_loads(
-    chat_with, scripted, until
-) -> None:
+async def test_quitting_does_not_wait_for_a_model_that_loads(chat_with, scripted, until) -> None:
     gate, runtime = threading.Event(), scripted()
 
     def stuck(name):

@@ -33,8 +33,8 @@ async def ask(pilot, question: str) -> None:
 def look(chat_with, until, snap_compare, size):
     """Return a function that runs `steps` in the app and compares the screen that results."""
 
-    def compare(runtime, steps) -> bool:
-        app = chat_with(runtime)
+    def compare(runtime, steps, **options) -> bool:
+        app = chat_with(runtime, **options)
 
         async def run(pilot) -> None:
             def shows(text: str):
@@ -98,6 +98,89 @@ def test_error(look, scripted) -> None:
         await shown("the context holds 4096")
 
     assert look(scripted([error]), steps)
+
+
+@SMALL
+def test_versions_with_a_focused_turn(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await ask(pilot, "Name a colour")
+        await shown("Blue.")
+        await shown("ready")
+        await pilot.press("ctrl+r")
+        await shown("version 2 of 2")
+        await pilot.press("shift+tab")
+        await shown("E edit")
+
+    assert look(scripted(["Blue."], ["Green."]), steps)
+
+
+@SMALL
+def test_completions(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await pilot.press("slash")
+        await shown("more: type on")
+
+    assert look(scripted(), steps)
+
+
+@SMALL
+def test_a_long_remark(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await ask(pilot, "/c")
+        await shown("Did you mean")
+
+    assert look(scripted(), steps)
+
+
+@SMALL
+def test_attachments(look, scripted, tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("egg " * 100)
+
+    async def steps(pilot, shown) -> None:
+        await ask(pilot, f"/attach {tmp_path / 'notes.txt'}")
+        await shown("with notes.txt")
+        await ask(pilot, "Sum this up")
+        await shown("All eggs.")
+        await shown("ready")
+        await ask(pilot, f"/attach {tmp_path / 'notes.txt'}")
+        await shown("(/detach)")
+
+    assert look(scripted(["All eggs."]), steps)
+
+
+@SMALL
+def test_private_with_a_persona(look, scripted) -> None:
+    async def steps(pilot, shown) -> None:
+        await shown("This chat is private")
+
+    assert look(scripted(), steps, privacy="Locked.", system="Be brief.")
+
+
+@SMALL
+def test_context_nearly_full(look, scripted) -> None:
+    runtime = scripted(["All of it."])
+    runtime.context_length = 100
+
+    async def steps(pilot, shown) -> None:
+        await ask(pilot, "egg " * 20)
+        await shown("nearly full!")
+
+    assert look(runtime, steps)
+
+
+@SMALL
+def test_turns_left_out(look, scripted) -> None:
+    runtime = scripted(["One."], ["Two."], ["Three."])
+    runtime.context_length = 120
+
+    async def steps(pilot, shown) -> None:
+        for number, answer in enumerate(("One.", "Two.", "Three."), 1):
+            await ask(pilot, f"{number} " + "egg " * 6)
+            await shown(answer)
+            await shown("ready")
+        await shown("left out")
+
+    assert look(runtime, steps)
 
 
 @SMALL

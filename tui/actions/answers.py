@@ -103,11 +103,9 @@ async def attach(screen: ChatScreen, name: str) -> None:
 
     if not name:
         raise UsageError("which file?", hint="/attach notes.txt")
-    runtime = screen.session.runtime
-    if runtime is None or screen.session.answering:
-        raise UsageError("the model is busy: attach the file when it is ready")
     attachment = await asyncio.to_thread(
-        read_attachment, name, lambda text: len(runtime.tokenize(text))
+        screen.session.use,
+        lambda runtime: read_attachment(name, lambda text: len(runtime.tokenize(text))),
     )
     screen.attachments.append(attachment)
     screen.show_attachments()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
+from tui.store.database import RESCUE_HINT
+from tui.transcript import Notice
 
 if TYPE_CHECKING:
     from tui.redaction import Finding
     from tui.screen import ChatScreen
+    from tui.store.chats import ChatStore
 
 
 async def new(screen: ChatScreen, _: str) -> None:
@@ -103,3 +107,11 @@ async def _may_replace(screen: ChatScreen, path: Path) -> bool:
     confirm = ConfirmScreen(f"{path} is there already. Replace it?", yes="Replace")
     wanted = await screen.app.push_screen_wait(confirm)
     return bool(wanted)
+
+
+async def look_through(store: ChatStore, tell: Callable[[Notice], Awaitable[None]]) -> None:
+    """Tell what in the store is damaged, and index it for searching while nobody waits for that."""
+    with contextlib.suppress(EdgekitError):  # a search will say it
+        for sentence in await asyncio.to_thread(lambda: store.damage):
+            await tell(Notice(sentence, RESCUE_HINT, title="Damaged"))
+        await asyncio.to_thread(store.warm)

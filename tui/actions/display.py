@@ -14,12 +14,24 @@ if TYPE_CHECKING:
 
 async def theme(screen: ChatScreen, name: str) -> None:
     """Change the colours, for this time and the next."""
+    from tui.dialogs.themes import ThemeScreen
+
     app = screen.app
-    if name not in app.available_themes:
+    if app.ansi_color:
+        raise UsageError(
+            "the chat wears this terminal's own 16 colours, so a theme would change nothing",
+            hint="themes need 256 colours, no NO_COLOR, and /bandwidth full at the start",
+        )
+    if name and name not in app.available_themes:
         known = ", ".join(sorted(app.available_themes))
-        raise UsageError(f"there is no theme '{name}'" if name else "which theme?", hint=known)
-    app.theme = name
-    save_settings(replace(load_settings(), theme=name))
+        raise UsageError(f"there is no theme '{name}'", hint=f"there is: {known}")
+    chosen: str | None = name
+    if not name:
+        chosen = await app.push_screen_wait(ThemeScreen())
+    if chosen is None:
+        return
+    app.theme = chosen
+    save_settings(replace(load_settings(), theme=chosen))
 
 
 async def bandwidth(screen: ChatScreen, mode: str) -> None:

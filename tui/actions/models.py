@@ -24,8 +24,10 @@ async def model(screen: ChatScreen, name: str) -> None:
             known = ", ".join(c.name for c in choices)
             raise UsageError(f"there is no artifact '{name}'", hint=f"there is: {known}")
     else:
-        choice = await screen.app.push_screen_wait(ArtifactScreen(lambda: choices, screen.model))
-    if choice is None or choice.name == screen.model:
+        open_now = (c.name for c in choices if screen.model in (c.name, c.path))
+        dialog = ArtifactScreen(lambda: choices, next(open_now, screen.model))
+        choice = await screen.app.push_screen_wait(dialog)
+    if choice is None or screen.model in (choice.name, choice.path):
         return
     if choice.problem:
         raise InputError(f"{choice.name}: {choice.problem}")
@@ -86,16 +88,15 @@ async def context(screen: ChatScreen, _: str) -> None:
     """Show what the model still sees, and what happens when the context is full."""
     from tui.dialogs.text import TextScreen
 
-    runtime = screen.session.runtime
-    if runtime is None or screen.session.answering:
-        raise UsageError("the model is busy: ask again when it is ready")
     text = await asyncio.to_thread(
-        describe,
-        runtime,
-        screen.conversation,
-        screen.recorder.chat.system,
-        screen.attachments,
-        screen.sampling.max_tokens,
-        screen.asking.fitter,
+        screen.session.use,
+        lambda runtime: describe(
+            runtime,
+            screen.conversation,
+            screen.recorder.chat.system,
+            screen.attachments,
+            screen.sampling.max_tokens,
+            screen.asking.fitter,
+        ),
     )
     await screen.app.push_screen_wait(TextScreen("Context", text))

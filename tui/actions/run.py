@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
 from tui.actions import answers, chats, display, models
 from tui.commands import COMMANDS, Call
 
@@ -78,23 +78,34 @@ async def on_turn(screen: ChatScreen, event: TurnKey) -> None:
         case "copy":
             await _guarded(screen, answers.copy_turn(screen, view.turn, event.number))
         case "up" | "down" | "leave":
-            _move(screen, view, event.action)
+            await _move(screen, view, event.action)
+
+
+def sentences(error: EdgekitError) -> str:
+    """Return an error and its hint as one remark."""
+    hint = error.hint or ""
+    return f"{error.message}. {hint[:1].upper()}{hint[1:]}" if hint else error.message
 
 
 async def _guarded(screen: ChatScreen, work: Awaitable[None]) -> None:
     try:
         await work
     except UsageError as error:
-        screen.bar.remark(": ".join(filter(None, (error.message, error.hint))))
+        screen.bar.remark(sentences(error))
     except Exception as error:
         await screen.explain(error)
 
 
-def _move(screen: ChatScreen, view: TurnView, action: str) -> None:
+async def _move(screen: ChatScreen, view: TurnView, action: str) -> None:
     views = screen.transcript.views
     position = views.index(view) + {"up": -1, "down": 1, "leave": len(views)}[action]
     if position >= len(views):
+        if action == "down" and await screen.transcript.show_later():
+            await _move(screen, view, action)
+            return
         screen.prompt.focus()
-        screen.transcript.anchor()
+        await screen.action_follow()
     elif position >= 0:
         views[position].focus()
+    elif await screen.transcript.show_earlier():
+        await _move(screen, view, action)

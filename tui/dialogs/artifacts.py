@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SIZE, QUALITY, SPEED = 8, 14, 11  # widths of the columns
 MEASURE = "KL divergence and top-1: edgekit check. Tokens/s: edgekit bench."
 LOADED = " *"
+SCROLL_BAR = 1
+NARROWEST_TABLE = 56  # below, a name says more than figures
 
 
 class ArtifactScreen(ListDialog["ArtifactChoice"]):
@@ -70,7 +72,7 @@ class ArtifactScreen(ListDialog["ArtifactChoice"]):
     def _row(self, index: int, width: int) -> list[Content]:
         choice = self._choices[index]
         here = LOADED if choice.name == self._current else ""
-        figures = _figures(choice)
+        figures = _figures(choice) if width >= NARROWEST_TABLE else ""
         room = width - len(figures) - len(here) - 2
         name = Content(shorten(clean_line(choice.name), room))
         left = name.stylize("dim" if choice.problem else "bold") + here
@@ -97,8 +99,10 @@ class Heading(Static):
     def render(self) -> Content:
         """Lay the names out as `_figures` does."""
         titles = _columns("size", f"{'KL div.':>7} {'top-1':>6}", "tokens/s")
-        scroll_bar = 1
-        return sides(Content(f"{OTHER}name"), titles, self.content_size.width - scroll_bar)
+        width = self.content_size.width - SCROLL_BAR
+        if width - len(OTHER) < NARROWEST_TABLE:
+            titles = ""
+        return sides(Content(f"{OTHER}name"), titles, width)
 
 
 def _figures(choice: ArtifactChoice) -> str:

@@ -25,6 +25,7 @@ from tui.dialogs.layout import ago, marked, shorten, sides
 from tui.dialogs.line_input import MOVES, LineInput
 from tui.dialogs.lists import ListDialog
 from tui.dialogs.rows import Rows
+from tui.naming import model_name
 
 if TYPE_CHECKING:
     from tui.store.chats import ChatStore
@@ -167,7 +168,7 @@ class ChatListScreen(ListDialog[ChatPicked]):
         line = self._lines[index]
         when = ago(line.at, self._now()).rjust(11)
         column = min(MODEL_WIDTH, width // 4)
-        model = shorten(clean_line(line.model), column)
+        model = shorten(model_name(line.model), column) if line.model else ""
         here = " (open)" if line.chat_id == self._current else ""
         right = f"{model.ljust(column)} {when}" if model else when
         room = width - len(right) - len(here) - 2

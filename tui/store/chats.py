@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from edgekit.errors import EdgekitError, GateError, InputError, PrivacyError
 from tui.conversation import Chat, Entry, Persona
@@ -24,6 +25,8 @@ from tui.store.sealing import Sealer
 from tui.store.searching import Hit, Words, excerpt
 from tui.store.shelf import ROOT_ROW, Shelf
 from tui.store.tree import Tree
+
+_NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
 class ChatStore:
@@ -160,12 +163,16 @@ class ChatStore:
                 chat = replace(chat, head=entry.id, changed_at=max(chat.changed_at, entry.at))
             self._tree.keep(ChatRecord(chat, {**held.ledger, row: tag}))
 
-    def save_all(self, chat: Chat, entries: Iterable[Entry]) -> None:
-        """Write a chat and many of its entries in one commit: all of them or none."""
+    def save_all(
+        self, chat: Chat, entries: Iterable[Entry], notes: Mapping[str, str] = _NO_NOTES
+    ) -> None:
+        """Write a chat, many of its entries and some notes in one commit: all of them or none."""
         with self._writing():
             held = self._tree.chat(chat.id)
             written = (self._shelf.write(EntryRecord(chat.id, entry)) for entry in entries)
-            self._tree.keep(ChatRecord(chat, {**(held.ledger if held else {}), **dict(written)}))
+            record = ChatRecord(chat, {**(held.ledger if held else {}), **dict(written)})
+            changed = (Note(*note) for note in notes.items() if self._tree.note(note[0]) != note[1])
+            self._tree.keep(record, *changed)
 
     def delete_chat(self, chat_id: str) -> None:
         """Remove a chat and every trace of it in the file. No error if it is gone already."""
@@ -175,11 +182,36 @@ class ChatStore:
                 if held is None:
                     return
                 self._tree.drop(self._shelf.row_of("chat", chat_id), held.ledger)
-            self._scrub("the chat is deleted")
+            self._clean(self._database.scrub, "the chat is deleted")
 
-    def _scrub(self, done: str) -> None:
+    def delete_entry(self, chat_id: str, entry_id: str) -> None:
+        """Remove an entry that no other one follows; its parent becomes the head in its place.
+
+        No error if it is gone already; InputError if another entry follows it. Its bytes and those
+        in the log are gone when this returns, a copy that SQLite moved earlier when the store is
+        closed.
+        """
+        with self._lock:
+            with self._writing():
+                held = self._tree.chat(chat_id)
+                row = self._shelf.row_of("entry", chat_id, entry_id)
+                if held is None or row not in held.ledger:
+                    return
+                entries, _ = self._tree.entries(held)
+                if any(entry.parent == entry_id for entry in entries):
+                    raise InputError("a message that another one follows cannot be removed alone")
+                chat = held.chat
+                if chat.head == entry_id:
+                    parents = {entry.id: entry.parent for entry in entries}
+                    chat = replace(chat, head=parents.get(entry_id))
+                self._shelf.delete([row])
+                ledger = {key: tag for key, tag in held.ledger.items() if key != row}
+                self._tree.keep(ChatRecord(chat, ledger))
+            self._clean(self._database.tidy, "the message is removed")
+
+    def _clean(self, clean: Callable[[], None], done: str) -> None:
         try:
-            self._database.scrub()
+            clean()
         except EdgekitError as error:
             raise GateError(
                 f"{done}, but traces of old text may remain in the file: {error.message}",
@@ -260,7 +292,7 @@ class ChatStore:
                 self._database.put_header(header)
             self._use(header, sealer)
             self._index.clear()
-            self._scrub("the passphrase is changed")
+            self._clean(self._database.scrub, "the passphrase is changed")
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

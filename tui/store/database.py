@@ -31,7 +31,14 @@ _SCHEMA = {
     "header_copy": "CREATE TABLE header_copy (id INTEGER PRIMARY KEY, box BLOB NOT NULL)",
     "records": "CREATE TABLE records (id INTEGER PRIMARY KEY, box BLOB NOT NULL)",
 }
-RESCUE_HINT = "leave the file as it is: what can still be read can be copied to a new store"
+RESCUE_HINT = "leave the file as it is, and save what can be read: edgekit privacy rescue"
+
+
+class DamagedStoreError(InputError):
+    """The file of a store is damaged, or is none. What can be read of it may still be rescued."""
+
+    def __init__(self, message: str, hint: str = RESCUE_HINT) -> None:
+        super().__init__(message, hint)
 
 
 class Database:
@@ -49,7 +56,8 @@ class Database:
     ) -> None:
         self._path = path
         self._is_header = is_header
-        self._untidy = False
+        self._untidy_log = False
+        self._untidy_pages = False
         if path is not None:
             _make_private_file(path)
             _refuse_what_sqlite_overwrites(path)
@@ -100,10 +108,9 @@ class Database:
 
     def _check_schema(self) -> None:
         if self._schema() != _SCHEMA:
-            raise InputError(
+            raise DamagedStoreError(
                 f"{self._path} is not a store of chats, or is damaged: it is a database with "
-                "other tables, triggers or views",
-                hint=RESCUE_HINT,
+                "other tables, triggers or views"
             )
 
     def _check_structure(self) -> None:
@@ -162,9 +169,10 @@ class Database:
             box = self._first_box(table)
             if isinstance(box, bytes) and self._is_header(box):
                 return box
-        raise InputError(
+        raise DamagedStoreError(
             f"{self._path} is damaged: both copies of its header are unreadable",
-            hint="put back a copy of the file; without its header the passphrase opens nothing",
+            hint="try edgekit privacy rescue, or put back a copy of the file: without its header "
+            "the passphrase opens nothing",
         )
 
     def _first_box(self, table: str) -> object:
@@ -236,19 +244,32 @@ class Database:
         writing the file anew is certain. It takes as much memory as the file has bytes: nothing
         goes to a temporary file. What the disk itself keeps is beyond a program's reach.
         """
-        self._untidy = True
+        self._untidy_pages = self._untidy_log = True
         with _explained(self._path):
             self.connection.execute("VACUUM")
+            self._untidy_pages = False
+            self._truncate_log()
+
+    def tidy(self) -> None:
+        """Remove deleted rows from the log now, and moved copies of them when the file is closed.
+
+        Of a row written moments ago there is rarely such a copy, and writing the file anew takes
+        long on a memory card.
+        """
+        self._untidy_pages = self._untidy_log = True
+        with _explained(self._path):
             self._truncate_log()
 
     def _truncate_log(self) -> None:
         (busy, _, _) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._untidy = bool(busy)
+        self._untidy_log = bool(busy)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
-        with suppress(sqlite3.Error):
-            if self._untidy:  # another process was reading at the time
+        with suppress(EdgekitError, sqlite3.Error):
+            if self._untidy_pages:
+                self.scrub()
+            elif self._untidy_log:  # another process was reading at the time
                 self._truncate_log()
         self.connection.close()
 
@@ -286,12 +307,11 @@ def _refuse_what_sqlite_overwrites(path: Path) -> None:
     with path.open("rb") as stream:
         head = stream.read(_SMALLEST_PAGE_BYTES)
     if head and (len(head) < _SMALLEST_PAGE_BYTES or not head.startswith(_MAGIC)):
-        raise InputError(f"{path} is damaged or not a store of chats", hint=RESCUE_HINT)
+        raise DamagedStoreError(f"{path} is damaged or not a store of chats")
     log = path.with_name(f"{path.name}-wal")
     if not head and log.exists() and log.stat().st_size > 0:
-        raise InputError(
-            f"{path} is empty, but the log beside it ({log.name}) holds changes to it",
-            hint=RESCUE_HINT,
+        raise DamagedStoreError(
+            f"{path} is empty, but the log beside it ({log.name}) holds changes to it"
         )
 
 
@@ -341,4 +361,4 @@ def _sentence(path: Path | None, error: sqlite3.Error) -> EdgekitError:
                 f"{path} cannot be written: {error}",
                 hint="its folder must be yours and writable; set EDGEKIT_HOME to another one",
             )
-    return InputError(f"{path} is damaged or not a store of chats: {error}", hint=RESCUE_HINT)
+    return DamagedStoreError(f"{path} is damaged or not a store of chats: {error}")

@@ -9,6 +9,11 @@ from edgekit.errors import GateError
 from edgekit.files import disk_errors
 from tui.store import vault
 
+PLAIN_STORE, PRIVATE_STORE = "chats.db", "private.db"
+"""The names of the two stores, in the folder of chats."""
+KEPT = ".damaged-"
+"""In the name of a damaged file that rescue kept: private.db became private.damaged-1.db."""
+
 # The header lies on one of the first pages. A page has 4,096 bytes.
 _HEAD_BYTES = 64 << 10
 

@@ -18,13 +18,14 @@ from tui.store import vault
 from tui.store.chats import ChatStore, sealer_for
 from tui.store.database import LARGEST_ROW_BYTES
 from tui.store.presence import find_header
-from tui.store.records import ChatRecord, EntryRecord, Note, Record, decode
-from tui.store.sealing import DamagedError, Sealer
+from tui.store.records import ChatRecord, EntryRecord, Ledger, Note, Record, Root, decode
+from tui.store.sealing import TAG_BYTES, DamagedError, Sealer
 from tui.store.tree import rebuilt_chat
 
 PAGE_BYTES = 4096  # SQLite's, and never changed by us
 LARGEST_FILE_BYTES = 4 << 30
 _LEAF = 0x0D
+_HEADER_ROW = 1  # in tables of their own; no record has this number
 _WAL_HEADER, _FRAME_HEADER = struct.Struct(">8I"), struct.Struct(">6I")
 
 Pages = Callable[[int], bytes]
@@ -33,10 +34,15 @@ Pages = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """What was copied to the new store: numbers of chats and of their messages."""
+    """What was copied to the new store: numbers of chats and of their messages.
+
+    `lost` counts records of any kind that the file lists or holds and that could not be read.
+    Where the list itself is lost, there may be more that nobody can count.
+    """
 
     chats: int
     messages: int
+    lost: int
 
 
 def rescue(
@@ -56,15 +62,22 @@ def rescue(
     pages, count = _open_pages(damaged)
     header = _header(damaged, pages, count)
     sealer = sealer_for(damaged, header, passphrase)
-    found = list(_records(pages, count, sealer, vault.store_id(header)))
+    found, lost = _records(pages, count, sealer, vault.store_id(header))
     store = ChatStore.open(into, passphrase, cost=cost)
     try:
-        return _copy(found, store)
+        chats, messages = _copy(found, store)
     finally:
         store.close()
+    return Rescued(chats, messages, lost)
 
 
-def _copy(found: list[Record], store: ChatStore) -> Rescued:
+def is_encrypted(damaged: Path) -> bool:
+    """Return whether a damaged store needs its passphrase. Raises InputError as `rescue` does."""
+    return vault.is_sealed(_header(damaged, *_open_pages(damaged)))
+
+
+def _copy(found: list[Record], store: ChatStore) -> tuple[int, int]:
+    """Write the records to a new store; return how many chats and messages there are."""
     chats = {record.chat.id: record.chat for record in found if isinstance(record, ChatRecord)}
     entries: dict[str, dict[str, Entry]] = {}
     for record in found:
@@ -77,16 +90,30 @@ def _copy(found: list[Record], store: ChatStore) -> Rescued:
     for chat_id in chats.keys() | entries.keys():
         in_order = Conversation(entries.get(chat_id, {}).values()).entries()
         store.save_all(chats.get(chat_id) or rebuilt_chat(chat_id, in_order), in_order)
-    return Rescued(len(chats.keys() | entries.keys()), sum(map(len, entries.values())))
+    return len(chats.keys() | entries.keys()), sum(map(len, entries.values()))
 
 
-def _records(pages: Pages, count: int, sealer: Sealer, store_id: bytes) -> Iterator[Record]:
+def _records(pages: Pages, count: int, sealer: Sealer, store_id: bytes) -> tuple[list[Record], int]:
+    """Return all records that open, and how many more there were."""
+    opened: list[tuple[int, bytes, Record]] = []
+    closed: set[int] = set()
     for number in range(1, count + 1):
         for row, box in _rows(pages, number):
             try:
-                yield decode(sealer.open(store_id + struct.pack("<q", row), box))
+                record = decode(sealer.open(store_id + struct.pack("<q", row), box))
             except DamagedError:
-                continue
+                closed.add(row)
+            else:
+                opened.append((row, box[-TAG_BYTES:], record))
+    listed = dict(line for _, _, record in opened for line in _ledger(record).items())
+    # After a write that broke off, a row may stand on two pages: the version that is listed wins.
+    opened.sort(key=lambda found: listed.get(found[0]) == found[1])
+    lost = (listed.keys() | closed) - {row for row, _, _ in opened} - {_HEADER_ROW}
+    return [record for _, _, record in opened], len(lost)
+
+
+def _ledger(record: Record) -> Ledger:
+    return record.ledger if isinstance(record, Root | ChatRecord) else {}
 
 
 def _header(path: Path, pages: Pages, count: int) -> bytes:

@@ -136,12 +136,13 @@ class Tree:
                 sentences.append(f"{of_all} is left out: {reason}")
         return entries, sentences
 
-    def keep(self, record: Kept) -> None:
-        """Write a chat, persona or note, and the root."""
-        row, tag = self._shelf.write(record)
-        self._root[row], self._kept[row] = tag, record
-        if isinstance(record, ChatRecord):
-            self._rebuilt.discard(record.chat.id)
+    def keep(self, *records: Kept) -> None:
+        """Write chats, personas or notes, and the root."""
+        for record in records:
+            row, tag = self._shelf.write(record)
+            self._root[row], self._kept[row] = tag, record
+            if isinstance(record, ChatRecord):
+                self._rebuilt.discard(record.chat.id)
         self._shelf.write(Root(self._root))
 
     def drop(self, row: int, more_rows: Iterable[int] = ()) -> None:

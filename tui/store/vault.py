@@ -60,6 +60,10 @@ PLAIN_HEADER_BYTES = len(PLAIN_MAGIC) + ID_BYTES + CHECK_BYTES
 SEALED_HEADER_BYTES = len(SEALED_MAGIC) + _FIELDS.size + _WRAPPED_BYTES + CHECK_BYTES
 
 
+class WrongPassphraseError(PrivacyError):
+    """The passphrase is not the one of the store. Whoever typed it may try again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a guess of the passphrase costs: Argon2id's memory, passes and lanes.
@@ -118,7 +122,7 @@ def new_sealed_header(
 def unlock(header: bytes, passphrase: str) -> Sealer:
     """Return the sealer of the encrypted store with this header.
 
-    Raises PrivacyError for a wrong passphrase, InputError for a cost out of bounds.
+    Raises WrongPassphraseError, and InputError for a cost out of bounds.
     """
     from cryptography.exceptions import InvalidTag
 
@@ -133,7 +137,7 @@ def unlock(header: bytes, passphrase: str) -> Sealer:
             wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], header[:fields_end]
         )
     except InvalidTag:
-        raise PrivacyError(
+        raise WrongPassphraseError(
             "the passphrase is wrong",
             hint="try again: capitals and the keyboard's language matter; nothing can reset it",
         ) from None

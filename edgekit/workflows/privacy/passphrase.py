@@ -1,17 +1,22 @@
-"""privacy passphrase: seal the private chats anew under another passphrase."""
+"""privacy passphrase: find and open the private chats, to seal them anew."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit import store
 from edgekit.errors import InputError
 from tui.store import presence
 
+if TYPE_CHECKING:
+    from tui.store.chats import ChatStore
+
 
 def private_store() -> Path:
     """Return where the private chats are. Raises InputError if there are none."""
-    path = store.chats() / "private.db"
+    path = store.chats() / presence.PRIVATE_STORE
     if not path.is_file():
         raise InputError(
             f"there are no private chats: {path} is not there",
@@ -20,20 +25,16 @@ def private_store() -> Path:
     if presence.is_encrypted(path) is not True:
         raise InputError(
             f"{path} is not an encrypted store, or is damaged",
-            hint="put back a copy of the file; without its header no passphrase opens it",
+            hint="try edgekit privacy rescue, or put back a copy of the file",
         )
     return path
 
 
-def change(path: Path, old: str, new: str) -> None:
-    """Change the passphrase of the store at `path`; a kill leaves the old or the new one working.
+def opened(path: Path, passphrase: str) -> AbstractContextManager[ChatStore]:
+    """Return the store at `path`, open until the end of the context.
 
     Raises PrivacyError for a wrong or empty passphrase, InputError for damage.
     """
     from tui.store.chats import ChatStore
 
-    chats = ChatStore.open(path, old)
-    try:
-        chats.change_passphrase(new)
-    finally:
-        chats.close()
+    return closing(ChatStore.open(path, passphrase))

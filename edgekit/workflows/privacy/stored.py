@@ -104,6 +104,8 @@ def _what(path: Path) -> str:
         return "no ordinary file"
     if path.parent == store.home() and path.name == SETTINGS_NAME:
         return "settings, no text of yours"
+    if presence.KEPT in path.name and path.parent == store.chats():
+        return "a damaged store, kept by rescue"
     for suffix, what in SIDE_FILES.items():
         if path.name.endswith(suffix):
             return what

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from tui.store import presence, vault
 PIECE_BYTES = 1 << 20
 _MAGIC = re.escape(vault.SEALED_MAGIC)
 LOCK_SUFFIX = ".lock"
-STORES = ("chats.db", "private.db")
 NOT_PROMISED = (
     "flash memory (SSD, SD card) and some file systems keep old blocks: only an encrypted disk, "
     "or destroying the card, is certain there",
@@ -71,8 +71,9 @@ def wipe() -> Wiped:
     with _alone(store.chats()):
         found = planned()
         paths = [path for folder in _folders() for path in files_in(folder)]
-        left = [each for path in paths for each in _destroy_keys(path)]
-        left += [each for path in paths for each in _remove(path)]
+        alone = _ours_alone(paths)
+        left = [each for path in paths if path in alone for each in _destroy_keys(path)]
+        left += [each for path in paths for each in _remove(path, overwrite=path in alone)]
         left += [each for folder in _folders() for each in _remove_folders(folder)]
     gone = tuple(file for file in found if not os.path.lexists(file.path))
     return Wiped(gone, tuple(left))
@@ -107,7 +108,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _stores(folder: Path) -> list[Path]:
     """Return the stores in a folder: the two that edgekit makes, and what else is a database."""
-    names = {folder / name for name in STORES}
+    names = {folder / name for name in (presence.PLAIN_STORE, presence.PRIVATE_STORE)}
     locks = {path.with_name(path.name.removesuffix(LOCK_SUFFIX)) for path in folder.glob("*.lock")}
     databases = {path for path in folder.iterdir() if _is_database(path)}
     return sorted(names | locks | databases)
@@ -126,8 +127,6 @@ def _is_database(path: Path) -> bool:
 
 def _destroy_keys(path: Path) -> list[Left]:
     """Overwrite every wrapped key in a file, in its log and its old pages too."""
-    if not _is_ours_alone(path):
-        return []
     try:
         with _opened(path, os.O_RDWR) as stream:
             for at in _places(stream):
@@ -139,9 +138,14 @@ def _destroy_keys(path: Path) -> list[Left]:
     return []
 
 
-def _is_ours_alone(path: Path) -> bool:
-    """Return whether a file may be overwritten: no link, and no other name elsewhere."""
-    return not path.is_symlink() and path.is_file() and path.stat().st_nlink == 1
+def _ours_alone(paths: Iterable[Path]) -> set[Path]:
+    """Return the files that may be overwritten: no links, and with no other name elsewhere.
+
+    An export or a rescue that was killed in its last step leaves two names of one file here.
+    """
+    files = {p: p.stat() for p in paths if not p.is_symlink() and p.is_file()}
+    names = Counter((facts.st_dev, facts.st_ino) for facts in files.values())
+    return {p for p, facts in files.items() if names[facts.st_dev, facts.st_ino] == facts.st_nlink}
 
 
 def _opened(path: Path, flags: int) -> BinaryIO:
@@ -167,18 +171,18 @@ def _places(stream: BinaryIO) -> list[int]:
     return found
 
 
-def _remove(path: Path) -> list[Left]:
+def _remove(path: Path, *, overwrite: bool) -> list[Left]:
     """Overwrite and remove one file; return what remains to be said of it."""
     left = []
     if path.is_symlink():
         left.append(Left(str(path), f"a link; {path.readlink()} is untouched"))
-    elif path.is_file() and not _is_ours_alone(path):
-        left.append(Left(str(path), "it has another name elsewhere, which keeps its content"))
-    elif path.is_file():
+    elif overwrite:
         try:
             _overwrite(path)
         except OSError as error:
             left.append(Left(str(path), f"it was not overwritten: {error.strerror}"))
+    elif path.is_file():
+        left.append(Left(str(path), "it has another name elsewhere, which keeps its content"))
     try:
         path.unlink()
         fsync_folder(path.parent)

@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.convert import convert
-from converters.recipe import Recipe
 from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, InputError, UsageError
-from edgekit.progress import NoProgress
 from runtimes.base import Message, Sampling
 from runtimes.client import WorkerRuntime
 from runtimes.load import load
@@ -25,18 +21,12 @@ from .conftest import REPOSITORY, linux_only
 from .test_weaker import LACKING
 
 pytestmark = linux_only
-SCHEMES = (("gguf", "q8_0"), ("onnx", "int8"))
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
 
 
-@pytest.fixture(scope="module", params=SCHEMES, ids=lambda scheme: "-".join(scheme))
-def artifact(
-    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Artifact:
-    format_name, scheme = request.param
-    recipe = Recipe(name="tiny", format=format_name, scheme=scheme)
-    folder = tmp_path_factory.mktemp("artifact") / "tiny"
-    return convert(Checkpoint.open(tiny_checkpoint), recipe, folder, progress=NoProgress())
+@pytest.fixture(scope="module", params=["gguf", "onnx"])
+def artifact(request: pytest.FixtureRequest, artifacts_of_each_engine: Path) -> Artifact:
+    return Artifact.open(artifacts_of_each_engine / "artifacts" / request.param)
 
 
 def facts(artifact: Artifact) -> tuple[str, np.ndarray, str]:

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgekit.cli.privacy import _show
 from edgekit.errors import PrivacyError
 from edgekit.settings import Settings, load_settings
+from edgekit.workflows.privacy.proof import Proof, Row
+from edgekit.workflows.privacy.stored import Stored
 from tui.conversation import Question
 from tui.store.chats import ChatStore
 
@@ -43,12 +47,21 @@ def keep(path: Path, passphrase: str | None) -> None:
     chats.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the lock is Linux's")
-def test_check_json_has_its_keys(edgekit_home: Path) -> None:
-    keep(edgekit_home / "chats" / "chats.db", None)
-    done = privacy("check", "--json")
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what `check --json` writes, in privacy mode, beside a plain store."""
+    if sys.platform != "linux":
+        pytest.skip("the lock is Linux's")
+    home = tmp_path_factory.mktemp("home")
+    keep(home / "chats" / "chats.db", None)
+    done = privacy("check", "--json", EDGEKIT_HOME=str(home), EDGEKIT_PRIVATE="1")
     assert done.returncode == 0, done.stderr
-    proof = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_check_json_has_its_keys(checked: dict[str, Any]) -> None:
+    proof = checked
     assert {"channels", "stored", "lock", "engines", "not_covered", "faults"} <= set(proof)
     for channel in proof["channels"]:
         keys = {"name", "process", "refused", "evidence", "control_reached"}
@@ -60,16 +73,20 @@ def test_check_json_has_its_keys(edgekit_home: Path) -> None:
     assert chats["encrypted"] is False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the lock is Linux's")
-def test_check_fits_eighty_columns_and_says_it_in_words(edgekit_home: Path) -> None:
-    done = privacy("check", EDGEKIT_PRIVATE="1")
-    assert done.returncode == 0, done.stderr
-    table = done.stdout.split("\n\n")[0].splitlines()
+def test_check_fits_eighty_columns_and_says_it_in_words(
+    checked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tuple(Row(**row) for row in checked["channels"])
+    files = tuple(Stored(**file) for file in checked["stored"])
+    _show(Proof(**checked | {"channels": rows, "stored": files}))
+    shown = capsys.readouterr().out
+    table = shown.split("\n\n")[0].splitlines()
     assert max(map(len, table)) <= 80
+    assert len(table) >= 28
     assert all("refused" in line for line in table[2:])
-    assert "Seccomp: 2, NoNewPrivs: 1" in done.stdout
-    assert "Not covered:" in done.stdout
-    assert "\x1b" not in done.stdout
+    assert "Seccomp: 2, NoNewPrivs: 1" in shown
+    assert "Not covered:" in shown
+    assert "\x1b" not in shown
 
 
 def test_wipe_asks_and_wipes(edgekit_home: Path) -> None:

@@ -28,25 +28,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the lock is Lin
 
 
 @pytest.fixture(scope="module")
-def artifacts(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with an artifact for each engine."""
-    from converters.checkpoint import Checkpoint
-    from converters.convert import convert
-    from converters.recipe import Recipe
-
-    home = tmp_path_factory.mktemp("home")
-    for format_name, scheme in (("gguf", "q8_0"), ("onnx", "int8")):
-        recipe = Recipe(name="tiny", format=format_name, scheme=scheme)
-        convert(
-            Checkpoint.open(tiny_checkpoint),
-            recipe,
-            home / "artifacts" / format_name,
-            progress=NoProgress(),
-        )
-    return home
-
-
-@pytest.fixture(scope="module")
 def control() -> Examined:
     return run("control", "control", names())
 
@@ -68,9 +49,9 @@ def test_the_control_gets_out(loopback: None, control: Examined) -> None:
 
 
 def test_the_lock_holds_in_the_chat_and_in_both_engines(
-    artifacts: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts_of_each_engine: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_HOME", str(artifacts))
+    monkeypatch.setenv("EDGEKIT_HOME", str(artifacts_of_each_engine))
     proof = proving.prove("", NoProgress())
     proof.enforce()
     assert proof.faults == ()
@@ -175,10 +156,10 @@ def test_a_lock_that_cannot_be_had_is_a_fault(
 
 
 def test_a_damaged_artifact_does_not_hide_the_engine(
-    artifacts: Path, tmp_path: Path, edgekit_home: Path
+    artifacts_of_each_engine: Path, edgekit_home: Path
 ) -> None:
     broken = edgekit_home / "artifacts" / "broken"
-    shutil.copytree(artifacts / "artifacts" / "gguf", broken)
+    shutil.copytree(artifacts_of_each_engine / "artifacts" / "gguf", broken)
     entry = Artifact.open(broken).entry
     with entry.open("r+b") as stream:
         stream.write(b"JUNK")

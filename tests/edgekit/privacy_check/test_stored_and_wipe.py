@@ -139,7 +139,7 @@ def test_keys_go_before_anything_else(home: Path, monkeypatch: pytest.MonkeyPatc
     class Killed(BaseException):
         pass
 
-    def kill(path: Path) -> None:
+    def kill(path: Path, **options: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -160,11 +160,11 @@ def test_a_killed_wipe_is_finished_by_the_next(home: Path, after: int) -> None:
 import os
 from edgekit.workflows.privacy import wipe as wiping
 remove, left = wiping._remove, [{after}]
-def killed(path):
+def killed(path, **options):
     if not left[0]:
         os.kill(os.getpid(), 9)
     left[0] -= 1
-    return remove(path)
+    return remove(path, **options)
 wiping._remove = killed
 wiping.wipe()
 """
@@ -188,6 +188,19 @@ def test_links_lead_nowhere(home: Path, tmp_path: Path) -> None:
     assert (outside / "diary.txt").read_text() == "keep me"
     assert (outside / "hard.txt").read_text() == "keep me too"
     assert not (home / "chats").exists()
+
+
+def test_what_a_killed_export_left_goes_too(home: Path) -> None:
+    """It was killed before the temporary file got its name, and before that lost its own."""
+    (home / "exports" / ".export.ab12").write_text(SECRET)
+    os.link(home / "exports" / "chat.md", home / "exports" / ".export.cd34")
+    handle = (home / "exports" / "chat.md").open("rb")
+    done = wipe()
+    assert {".export.ab12", ".export.cd34"} < {Path(file.path).name for file in done.removed}
+    assert done.left == ()
+    assert not (home / "exports").exists()
+    with handle:
+        assert SECRET.encode() not in handle.read()  # overwritten under both of its names
 
 
 def test_a_whole_folder_that_is_a_link_is_named_not_emptied(home: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 import subprocess
 import sys
@@ -188,6 +189,50 @@ def test_deleting_leaves_no_sealed_bytes_in_the_file(open_store: Open, path: Pat
     store.delete_chat("gone")
     found = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert not [at for at in range(0, len(box) - 12, 12) if box[at : at + 12] in found]
+
+
+def test_only_a_message_at_an_end_can_be_removed(
+    open_store: Open, passphrase: str | None, hard_chat: HardChat
+) -> None:
+    store = open_store(passphrase)
+    chat, entries = hard_chat
+    store.save_all(chat, entries)
+    with pytest.raises(InputError, match="another one follows"):
+        store.delete_entry(chat.id, "q2")
+    store.delete_entry(chat.id, "a3")  # beside the head
+    store.delete_entry(chat.id, "q3")  # the head
+    store.delete_entry(chat.id, "q3")
+    store.delete_entry("nothing", "q3")
+    held, left, damage = store.load(chat.id)
+    assert [entry.id for entry in left] == ["q1", "a1", "q2", "a2"]
+    assert (held.head, damage) == ("a1", [])
+
+
+def test_a_removed_message_leaves_no_copy_when_the_store_is_closed(
+    open_store: Open, path: Path
+) -> None:
+    """Among many rows, SQLite has moved some to other pages and left copies behind."""
+    store = open_store()
+    chance = random.Random(1)
+    for chat in range(20):  # rows of many sizes: those move most
+        for number in range(chat * 40, chat * 40 + 40, 8):
+            numbers = range(number, number + 8)
+            texts = [f"heron number {n}. " * chance.randrange(1, 60) for n in numbers]
+            entries = [Question(f"q{n}", None, t) for n, t in zip(numbers, texts, strict=True)]
+            store.save_all(Chat(f"c{chat}"), entries)
+    removed = range(0, 800, 3)
+    for number in removed:
+        store.delete_entry(f"c{number // 40}", f"q{number}")
+    store.close()
+    written = path.read_bytes()
+    assert b"heron number 1. " in written
+    assert [number for number in removed if b"heron number %d. " % number in written] == []
+
+
+def test_notes_are_saved_with_a_chat(open_store: Open, passphrase: str | None) -> None:
+    store = open_store(passphrase)
+    store.save_all(Chat("c"), [], {"open": "c", "other": "x"})
+    assert (store.note("open"), store.note("other")) == ("c", "x")
 
 
 @pytest.mark.parametrize("when", ["open", "closed", "killed"])

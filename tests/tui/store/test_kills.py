@@ -1,6 +1,6 @@
 """kill -9 at random moments: what a save returned from is there, and the store always opens.
 
-`EDGEKIT_KILLS=200 pytest tests/tui/store/test_kills.py` kills 200 times a kind instead of 10.
+`EDGEKIT_KILLS=200 pytest tests/tui/store/test_kills.py` kills 200 times a kind instead of 5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tui.store.vault import Cost
 
 PASSPHRASE = "correct horse battery staple"
 CHEAP = Cost(memory_kib=8, passes=1, lanes=1)
-KILLS = int(os.environ.get("EDGEKIT_KILLS", "10"))
+KILLS = int(os.environ.get("EDGEKIT_KILLS", "5"))
 
 WRITER = """
 import sys
