@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.private import weaker_lock_option
-from edgekit.cli.sampling import sampling_options, to_sampling
+from edgekit.cli.sampling import chat_sampling_options, to_sampling
 
 if TYPE_CHECKING:
     from edgekit.privacy.lock import LockReport, Weaker
@@ -38,7 +38,9 @@ passphrase_option = click.option(
 @click.option("--continue", "resume", is_flag=True, help="Go on with the last chat.")
 @click.option("--system", default="", help="A system prompt for new chats.")
 @click.option("--context", type=click.IntRange(1), help="Tokens of context; default 4096.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="At most; default: the physical cores."
+)
 @click.option(
     "--bandwidth",
     type=click.Choice(["auto", "low", "full"]),
@@ -46,7 +48,7 @@ passphrase_option = click.option(
 )
 @click.option("--plain", is_flag=True, help="Lines instead of a screen; also when piped.")
 @click.option("--echo", is_flag=True, help="Talk to an echo, with no model: to try the screen.")
-@sampling_options
+@chat_sampling_options
 def chat(
     artifact: str | None,
     private: bool | None,

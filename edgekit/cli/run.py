@@ -23,7 +23,9 @@ MAX_PROMPT_CHARACTERS = 16 << 20
 @click.argument("prompt", required=False)
 @click.option("--system", help="A system message before the prompt.")
 @click.option("--context", type=click.IntRange(1), help="Tokens of context; default 4096.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="At most; default: the physical cores."
+)
 @click.option(
     "--state", type=click.Path(path_type=Path), help="Keep the processed prompt in this file."
 )
