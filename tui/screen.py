@@ -115,14 +115,15 @@ class ChatScreen(Screen[None]):
         """Open the chat that the setup names, with what was typed in it and not sent."""
         if self.setup.resume is None:
             await self.show_chat()
-            return
-        await self.open_chat(self.setup.resume)
-        if draft := self.recorder.draft():
-            self.prompt.give_back(draft)
+        else:
+            await self.open_chat(self.setup.resume)
+        if self.setup.draft:
+            self.prompt.give_back(self.setup.draft)
 
     async def leave(self) -> None:
         """Save what is under way, free the model and note that the chat ended well."""
         await self.asking.finish("stopped", self.status.status.timing)
+        await self.save(self.recorder.save_draft, "")
         await self.save(self.recorder.close)
         self.session.close()
 

@@ -46,8 +46,8 @@ class ChatSetup:
 
     `open_runtime` opens an artifact by its name and raises EdgekitError; `model` is the name to
     begin with. `privacy` is the text of /privacy, empty in a chat that is not private. `resume`
-    is the id of the chat to open. `exports` is set in private mode, where it is the one folder
-    that exports can be written to.
+    is the id of the chat to open, `draft` what was typed in it and not sent. `exports` is set in
+    private mode, where it is the one folder that exports can be written to.
     """
 
     open_runtime: Callable[[str], Runtime]
@@ -59,4 +59,5 @@ class ChatSetup:
     settings: Settings
     privacy: str = ""
     resume: str | None = None
+    draft: str = ""
     exports: Path | None = None

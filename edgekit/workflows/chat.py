@@ -59,9 +59,10 @@ def chat(name_or_path: str | None, wish: Wish) -> int:
     """
     quiet.apply()  # before Textual and the engines, which read their switches when imported
     model = ECHO if wish.echo else _choose(name_or_path)
+    alone = not _store_in_use(wish)
     with_store = _open_store(wish)
     try:
-        return _start(_setup(model, wish, with_store), wish)
+        return _start(_setup(model, wish, with_store, alone), wish)
     finally:
         with_store.close()
 
@@ -103,12 +104,19 @@ def _open_store(wish: Wish) -> ChatStore:
     return ChatStore.open(store.chats() / PLAIN_STORE)
 
 
+def _store_in_use(wish: Wish) -> bool:
+    """Return whether another window chats: what is open and typed there is not left over."""
+    from tui.store.presence import in_use
+
+    return in_use(private_store() if wish.lock is not None else store.chats() / PLAIN_STORE)
+
+
 def private_store() -> Path:
     """Return the path of the encrypted store of chats."""
     return store.chats() / PRIVATE_STORE
 
 
-def _setup(model: str, wish: Wish, chats: ChatStore) -> ChatSetup:
+def _setup(model: str, wish: Wish, chats: ChatStore, alone: bool) -> ChatSetup:
     from dataclasses import replace
 
     settings = load_settings()
@@ -123,7 +131,8 @@ def _setup(model: str, wish: Wish, chats: ChatStore) -> ChatSetup:
         store=chats,
         settings=settings,
         privacy=privacy_text(wish.lock, wish.temporary) if wish.lock else "",
-        resume=_resumed(chats, wish),
+        resume=_resumed(chats, wish, alone),
+        draft=(chats.note("draft") or "") if alone else "",
         exports=store.home() / "exports" if wish.lock else None,
     )
 
@@ -157,14 +166,14 @@ def privacy_text(lock: LockReport, temporary: bool) -> str:
     )
 
 
-def _resumed(chats: ChatStore, wish: Wish) -> str | None:
+def _resumed(chats: ChatStore, wish: Wish, alone: bool) -> str | None:
     """Return the chat that was open when the program was killed, or the last one if asked for.
 
     A pipe goes on only if asked: its answers must not depend on what went before.
     """
     listed = chats.chats()
     left_open = chats.note("open")
-    if (wish.resume or sys.stdin.isatty()) and left_open in {chat.id for chat in listed}:
+    if alone and (wish.resume or sys.stdin.isatty()) and left_open in {chat.id for chat in listed}:
         return left_open
     return listed[0].id if wish.resume and listed else None
 

@@ -145,7 +145,7 @@ def make_setup() -> Callable[..., Any]:
         defaults = {
             "open_runtime": opener or (lambda name: runtime),
             "model": "tiny q4_k_m",
-            "list_artifacts": lambda: [],
+            "list_artifacts": list,
             "sampling": Sampling(temperature=0.7),
             "system": "",
             "store": options.pop("store", None) or ChatStore.open(None),

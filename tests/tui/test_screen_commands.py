@@ -136,7 +136,7 @@ async def test_a_chat_is_there_again_in_the_next_program(chat_with, scripted, un
     assert store.note("open") == chat_id  # the test harness ends the app without its key to quit
 
     runtime = scripted(["two"])
-    again = chat_with(runtime, store=store, resume=chat_id)
+    again = chat_with(runtime, store=store, resume=chat_id, draft=store.note("draft"))
     async with again.run_test() as pilot:
         await until(pilot, lambda: "> what is it?" in shown(again))
         assert chat_of(again).prompt.text == "half a tho"
