@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/edgekit demo
 
 test: install lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 slow: install  # the real model; the network is needed the first time
 	$(BIN)/python -m pytest -q -m "model"

@@ -133,11 +133,16 @@ class LowBandwidthApp(App[ReturnType]):
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Take the place of Textual's own way to the terminal."""
         if not (self._low_bandwidth and self._can_write()):
-            if self._is_behind(LARGEST_BACKLOG):
+            # A part of the screen is missing once a frame was left out: then all waits for the end
+            # of the backlog, when the whole is drawn again.
+            if self._is_behind(0 if self._missed else LARGEST_BACKLOG):
                 self._missed = True
                 self.post_display_hook()
-            else:
-                super()._display(screen, renderable)
+                return
+            if self._missed:
+                self._missed = False
+                self.action_repaint()
+            super()._display(screen, renderable)
             return
         try:
             if not self._batch_count and isinstance(renderable, Drawn):

@@ -156,12 +156,10 @@ def redacting_s(piece: str, characters: int) -> float:
 
 @pytest.mark.parametrize("piece", ADVERSARIAL)
 def test_a_hostile_text_takes_linear_time(piece: str) -> None:
-    assert redacting_s(piece, 50_000) < 0.5  # a quadratic search would take minutes
-
-
-@pytest.mark.parametrize("piece", ["411 ", "[2001:db8::"])
-def test_the_slowest_of_them_at_a_million_characters(piece: str) -> None:
-    assert redacting_s(piece, 1_000_000) < 4  # 1.1 and 1.5 s; shared machines stretch it
+    redacting_s(piece, 5_000)  # the patterns are compiled by now
+    short = min(redacting_s(piece, 10_000) for _ in range(3))
+    long = min(redacting_s(piece, 80_000) for _ in range(2))
+    assert long < 24 * short + 0.05  # 8 times the text; a quadratic search takes 64 times as long
 
 
 def test_random_texts_lose_nothing_but_what_was_found() -> None:
