@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import store
 from edgekit.errors import PrivacyError
-from edgekit.workflows.chat import Wish, chat
+from edgekit.workflows.chat import Wish, _setup, _store_in_use, chat
 from runtimes.base import Sampling
-from tui.conversation import Question
+from tui.conversation import Chat, Question
 from tui.store.chats import ChatStore
 from tui.store.vault import Cost
 
@@ -105,3 +106,22 @@ _chat([SimpleNamespace(artifact=artifact, certificate=certificate)])
     )
     assert done.stdout == "privacy mode is on: for a private chat, run edgekit chat tiny-gguf\n"
     assert not (edgekit_home / "chats").exists()
+
+
+def test_what_another_window_has_open_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    wish = Wish(Sampling(), echo=True)
+    first = ChatStore.open(store.chats() / "chats.db")
+    first.save_chat(Chat("c", "a title"))
+    first.set_note("open", "c")
+    first.set_note("draft", "half a tho")
+    assert _store_in_use(wish)
+    setup = _setup("echo", wish, first, alone=False)
+    assert (setup.resume, setup.draft) == (None, "")
+    first.close()  # as a kill does: the notes are still there
+
+    assert not _store_in_use(wish)
+    again = ChatStore.open(store.chats() / "chats.db")
+    setup = _setup("echo", wish, again, alone=True)
+    assert (setup.resume, setup.draft) == ("c", "half a tho")
+    again.close()

@@ -70,7 +70,7 @@ def converse(terminal: Terminal, machine: Machine) -> None:
         pictures.add(terminal.conversation)
         terminal.pause(0.05)
     assert "writing" in terminal.status
-    assert len(pictures) > 5  # it streamed while the keys were echoed
+    assert len(pictures) > 2  # it streamed while the keys were echoed
     terminal.press("\x1b")  # Esc
     terminal.until("[stopped]")
     terminal.ready()
