@@ -97,6 +97,19 @@ class ChatApp(LowBandwidthApp[None]):
             await chat.save(chat.recorder.save_draft, chat.prompt.text)
         self.exit(return_code=event.exit_code)
 
+    def _fatal_error(self) -> None:
+        """End with a traceback, as Textual does, but without the values of variables in it.
+
+        They hold what the user typed, and what stands in a terminal may end in a log.
+        """
+        from rich.segment import Segments
+        from rich.traceback import Traceback
+
+        self.bell()
+        lines = self.console.render(Traceback(show_locals=False, width=None), self.console.options)
+        self._exit_renderables.append(Segments(lines))
+        self._close_messages_no_wait()
+
     async def action_quit(self) -> None:
         """Save and leave."""
         chat = self.screen_stack[0]

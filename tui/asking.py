@@ -150,8 +150,8 @@ class Asking:
         """Keep the answer, or take the question back if there is none."""
         outcome, view, screen = event.outcome, self.active, self._screen
         screen.session.ended(outcome)
-        screen.enter(State.NO_MODEL if screen.session.runtime is None else State.READY)
         if view is None:
+            self._show_rest()
             return
         if outcome.ending is None:
             await self.fail(outcome.error or RuntimeError("the answer ended without a reason"))
@@ -181,6 +181,7 @@ class Asking:
         )
         screen.status.change(timing=timing)
         await screen.save(screen.recorder.finish, answer)
+        self._show_rest()
         self._rest()
         await view.end(Turn(view.turn.question, answer))
         screen.tell_versions()
@@ -203,6 +204,7 @@ class Asking:
     async def withdraw(self) -> None:
         """Leave the conversation as it was before the question; give back what was typed."""
         view, screen = self.active, self._screen
+        self._show_rest()
         self._rest()
         if view is None:
             return
@@ -216,6 +218,12 @@ class Asking:
         screen.status.change(timing=self._timing_before)
         if not asked_before:
             screen.give_back(question)
+
+    def _show_rest(self) -> None:
+        """Say that nothing is under way, which holds when the answer is saved and not before."""
+        session = self._screen.session
+        if not session.loading and not session.answering:
+            self._screen.enter(State.NO_MODEL if session.runtime is None else State.READY)
 
     def _rest(self) -> None:
         self.active, self._waiting = None, False

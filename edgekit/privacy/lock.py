@@ -128,8 +128,11 @@ def _accepted() -> Weaker | None:
 
 
 def _on_linux(writable: Sequence[Path] | None, accepted: Weaker | None) -> LockReport:
-    from edgekit.privacy import descriptors, kernel, landlock, namespace
+    # All of them before the file rules, under which Python could not keep their byte code: it
+    # would compile the last two at every start.
+    from edgekit.privacy import descriptors, kernel, landlock, namespace, seccomp, selftest
 
+    del seccomp, selftest
     missing = []
     closed = descriptors.close_sockets()
     if why_no_namespace := namespace.enter():
