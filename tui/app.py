@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from tui.clean import clean_line
 from tui.commands import COMMANDS
 from tui.help import HelpScreen
-from tui.low_bandwidth import Bandwidth, LowBandwidthApp, wanted
+from tui.low_bandwidth import LowBandwidthApp, wanted
 from tui.prompt import Prompt
 from tui.screen import ChatScreen
 from tui.terminal import has_few_colours
@@ -24,6 +24,7 @@ from tui.timing import Clock
 from tui.turn_view import TurnView
 
 if TYPE_CHECKING:
+    from edgekit.settings import Bandwidth
     from tui.setup import ChatSetup
 
 

@@ -33,7 +33,6 @@ class Asking:
         self.fitter = context.ContextFitter()
         self._waiting = False  # drawn and saved, but not sent yet
         self._answer_id = ""
-        self._head_before: str | None = None
         self._timing_before = Timing()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,7 +77,6 @@ class Asking:
     async def ask(self, question: Question) -> None:
         """Ask `question`, which is new or is to be answered once more, at its place in the tree."""
         screen = self._screen
-        self._head_before = screen.conversation.head
         self._answer_id = new_id()
         self._idle.clear()
         await screen.save(screen.recorder.begin, question, self._answer_id)
@@ -210,9 +208,7 @@ class Asking:
             return
         question = view.turn.question
         asked_before = any(screen.conversation.answers(question))
-        if not asked_before:
-            await screen.save(screen.recorder.withdraw, question)
-        screen.conversation.head = self._head_before
+        await screen.save(screen.recorder.withdraw, question)
         await view.end(Turn(question, None))
         await screen.show_turns(screen.conversation.turns())
         screen.status.change(timing=self._timing_before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from edgekit.errors import InputError, UsageError
 from edgekit.units import format_bytes
@@ -17,7 +17,8 @@ from tui.clean import clean_line
 from tui.commands import COMMANDS, Call
 from tui.context import describe
 from tui.conversation import Chat, Persona, Question, Turn, new_id
-from tui.setup import ArtifactChoice
+from tui.naming import named, pick
+from tui.setup import NOT_PRIVATE, ArtifactChoice
 
 if TYPE_CHECKING:
     from tui.plain import PlainChat
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 30
 EXCERPT_CHARACTERS = 60
-NOT_PRIVATE = (
-    "This chat is not private: it is stored unencrypted, and nothing but edgekit's own care keeps "
-    "it on this machine. For a private one: edgekit chat --private"
-)
-Item = TypeVar("Item")
 
 
 class LineCommands:
@@ -61,7 +57,7 @@ class LineCommands:
         if argument.isdecimal():
             if not self._listed:
                 self._listed = [(chat.id, None) for chat in self._chat.setup.store.chats()]
-            chat_id, entry_id = _pick(argument, self._listed, "chat")
+            chat_id, entry_id = pick(argument, self._listed, "chat")
             self._chat.forget_context()
             self._chat.open_chat(chat_id, entry_id)
         elif argument:
@@ -148,7 +144,7 @@ class LineCommands:
         last, conversation = self._last(), self._recorder.conversation
         versions = conversation.turn_versions(last.question)
         if number:
-            turn = _pick(number, versions, "version")
+            turn = pick(number, versions, "version")
             conversation.choose(turn.answer or turn.question)
             self._recorder.save_head()
             self._chat.say_turn(conversation.turns()[-1])
@@ -164,7 +160,7 @@ class LineCommands:
         if answer is None:
             raise UsageError("there is no answer yet")
         blocks = code_blocks(answer.text)
-        text = _pick(number, blocks, "code block") if number else answer.text
+        text = pick(number, blocks, "code block") if number else answer.text
         self._chat.give(text if text.endswith("\n") else f"{text}\n")
 
     def attach(self, name: str) -> None:
@@ -203,7 +199,7 @@ class LineCommands:
             )
             self._say("/model NUMBER or NAME goes on with one")
             return
-        choice = _named(name, {choice.name: choice for choice in choices}, "artifact")
+        choice = named(name, {choice.name: choice for choice in choices}, "artifact")
         if choice.problem:
             raise InputError(f"{clean_line(choice.name)}: {clean_line(choice.problem)}")
         before = self._chat.model
@@ -233,11 +229,11 @@ class LineCommands:
             self._recorder.set_system(self._recorder.chat.system, rest)
             self._say(f"saved as {clean_line(rest)}")
         elif action == "delete" and rest:
-            store.delete_persona(_named(rest, personas, "persona").name)
+            store.delete_persona(named(rest, personas, "persona").name)
             self._say(f"deleted {clean_line(rest)}")
         else:
             none = Persona("", "")
-            chosen = none if name == "none" else _named(name, personas, "persona")
+            chosen = none if name == "none" else named(name, personas, "persona")
             self._recorder.set_system(chosen.text, chosen.name)
             self._say(f"persona: {clean_line(chosen.name) or 'none'}")
 
@@ -295,25 +291,6 @@ class LineCommands:
     def _say_numbered(self, lines: Sequence[str]) -> None:
         for number, line in enumerate(lines, 1):
             self._say(f"{number}. {clean_line(line)}")
-
-
-def _pick(number: str, items: Sequence[Item], kind: str) -> Item:
-    if not items:
-        raise UsageError(f"there is no {kind}")
-    if not number.isdecimal() or not 1 <= int(number) <= len(items):
-        shown = clean_line(number)
-        raise UsageError(f"'{shown}' is not the number of a {kind}: there are 1 to {len(items)}")
-    return items[int(number) - 1]
-
-
-def _named(name: str, items: dict[str, Item], kind: str) -> Item:
-    """Return the item of that name, or of that number in the list."""
-    if name in items:
-        return items[name]
-    if name.isdecimal():
-        return _pick(name, list(items.values()), kind)
-    known = ", ".join(map(clean_line, items)) or "none yet"
-    raise UsageError(f"there is no {kind} '{clean_line(name)}'", hint=f"there is: {known}")
 
 
 def _hit(hit: Hit) -> str:

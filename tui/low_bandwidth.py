@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.color import ColorSystem
 from textual import constants, events, on
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from textual.driver import Driver
     from textual.screen import Screen
 
-Bandwidth = Literal["auto", "low", "full"]
+    from edgekit.settings import Bandwidth
+
 
 # Text that grows three times a second can be read as it comes.
 PERIOD_S = 1 / 3

@@ -247,10 +247,6 @@ class Recorder:
 
     # The store
 
-    def draft(self) -> str:
-        """Return the text that was typed but not sent when the program ended."""
-        return self._store.note(DRAFT) or ""
-
     def save_draft(self, text: str) -> None:
         """Keep the text that is typed but not sent."""
         self._store.set_note(DRAFT, text or None)

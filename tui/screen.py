@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from tui.setup import ChatSetup
 
 TICK_S = 0.25
-SAVE_EVERY_S = 2.0
+# Half the time between two saves of the recorder, which would else miss its moment by a little.
+SAVE_EVERY_S = 1.0
 
 
 class ChatScreen(Screen[None]):
@@ -110,6 +111,7 @@ class ChatScreen(Screen[None]):
         self.set_interval(TICK_S, self._tick)
         self.set_interval(SAVE_EVERY_S, self._autosave)
         self.call_after_refresh(self.load_model, self.model)
+        self.run_worker(look_through(self.setup.store, self.transcript.add), group="store")
 
     async def _resume(self) -> None:
         """Open the chat that the setup names, with what was typed in it and not sent."""
@@ -281,7 +283,6 @@ class ChatScreen(Screen[None]):
         self.show_attachments()
         self.asking.count_context()
         self.asking.send()
-        self.run_worker(look_through(self.setup.store, self.transcript.add), group="store")
 
     @on(ModelFailed)
     async def _model_failed(self, event: ModelFailed) -> None:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from runtimes.base import Runtime
     from tui.store.chats import ChatStore
 
+NOT_PRIVATE = (
+    "This chat is not private: it is stored unencrypted, and nothing but edgekit's own care keeps "
+    "it on this machine. For a private one: edgekit chat --private"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactChoice:

@@ -84,10 +84,8 @@ def _lock(private: bool | None, weaker: Weaker | None) -> LockReport | None:
     if not private:
         return None
     from edgekit.cli.private import enter_private_mode
-    from edgekit.files import make_folder
     from edgekit.store import home
 
-    make_folder(home())
     return enter_private_mode([home()], weaker)
 
 

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgekit import store
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import EdgekitError, InputError, PrivacyError
 from edgekit.extras import need
 from edgekit.privacy import quiet
-from edgekit.settings import load_settings
+from edgekit.settings import Bandwidth, load_settings
 from edgekit.store import artifacts, find_artifact
 from runtimes.base import Runtime, Sampling
 from tui.clean import clean_line
+from tui.recorder import DRAFT, OPEN
 from tui.setup import ArtifactChoice, ChatSetup
 from tui.store.presence import PLAIN_STORE, PRIVATE_STORE
 
@@ -46,7 +47,7 @@ class Wish:
     echo: bool = False
     temporary: bool = False
     resume: bool = False
-    bandwidth: Literal["auto", "low", "full"] | None = None
+    bandwidth: Bandwidth | None = None
     lock: LockReport | None = None
     unlock: Unlock | None = None
 
@@ -132,7 +133,7 @@ def _setup(model: str, wish: Wish, chats: ChatStore, alone: bool) -> ChatSetup:
         settings=settings,
         privacy=privacy_text(wish.lock, wish.temporary) if wish.lock else "",
         resume=_resumed(chats, wish, alone),
-        draft=(chats.note("draft") or "") if alone else "",
+        draft=(chats.note(DRAFT) or "") if alone else "",
         exports=store.home() / "exports" if wish.lock else None,
     )
 
@@ -172,7 +173,7 @@ def _resumed(chats: ChatStore, wish: Wish, alone: bool) -> str | None:
     A pipe goes on only if asked: its answers must not depend on what went before.
     """
     listed = chats.chats()
-    left_open = chats.note("open")
+    left_open = chats.note(OPEN)
     if alone and (wish.resume or sys.stdin.isatty()) and left_open in {chat.id for chat in listed}:
         return left_open
     return listed[0].id if wish.resume and listed else None

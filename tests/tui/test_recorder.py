@@ -259,7 +259,7 @@ def test_the_open_chat_is_noted_until_a_clean_end(tmp_path: Path) -> None:
     store.close()  # as a kill would: without `recorder.close`
     store = ChatStore.open(path)
     again = Recorder(store)
-    assert again.draft() == "half a thou"
+    assert again._store.note("draft") == "half a thou"
     again.open(store.note("open") or "")
     assert again.chat.id == recorder.chat.id
     again.save_draft("")

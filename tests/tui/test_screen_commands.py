@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,44 @@ async def test_commands_are_offered_completed_and_escaped(chat_with, scripted, u
         await pilot.press("ctrl+u")
         await ask(pilot, until, "//versions of Debian", 1)
     assert runtime.asked[0][0].content == "/versions of Debian"
+
+
+async def test_damage_is_told_once_however_often_the_model_changes(
+    chat_with, scripted, until, tmp_path: Path
+) -> None:
+    with closing(ChatStore.open(tmp_path / "chats.db")) as store:
+        store.save_entry("one", Question("q", None, "kept"))
+        store._database.connection.execute("UPDATE records SET box=zeroblob(9) WHERE id=0")
+    store = ChatStore.open(tmp_path / "chats.db")
+    choice = ArtifactChoice("other", "/x/other", "gguf", "q8_0", 1000, 512)
+    app = chat_with(scripted(), store=store, list_artifacts=lambda: [choice])
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "Damaged: the list of chats is damaged" in shown(app))
+        assert "edgekit privacy rescue" in " ".join(shown(app).replace("█", "").split())
+        await until(pilot, lambda: answered(app, 0))
+        await send(pilot, "/model other")
+        await until(pilot, lambda: chat_of(app).model == "other" and answered(app, 0))
+        await pilot.pause(0.2)
+        assert shown(app).count("Damaged:") == 1
+    store.close()
+
+
+async def test_a_chat_that_is_deleted_before_the_first_word_leaves_an_empty_one(
+    chat_with, scripted, until
+) -> None:
+    store = ChatStore.open(None)
+    app = chat_with(scripted(["one"], [threading.Event(), "never"]), store=store)
+    async with app.run_test() as pilot:
+        await ask(pilot, until, "a", 1)
+        await send(pilot, "b")
+        await until(pilot, lambda: chat_of(app).status.status.state is State.THINKING)
+        await send(pilot, "/chats")
+        await until(pilot, lambda: len(app.screen_stack) == 2 and "(open)" in shown(app))
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: len(app.screen_stack) == 3)
+        await pilot.press("y")
+        await until(pilot, lambda: not store.chats())
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen.query(Welcome) and answered(app, 0))
+        assert chat_of(app).conversation.head is None
+        assert store.chats() == []

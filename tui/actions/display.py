@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from edgekit.errors import UsageError
-from edgekit.settings import load_settings, save_settings
+from edgekit.settings import Bandwidth, load_settings, save_settings
+from tui.setup import NOT_PRIVATE
 
 if TYPE_CHECKING:
     from tui.screen import ChatScreen
@@ -37,10 +38,10 @@ async def theme(screen: ChatScreen, name: str) -> None:
 async def bandwidth(screen: ChatScreen, mode: str) -> None:
     """Say or change how much is sent to the terminal."""
     app = screen.app
-    if mode not in ("low", "full", "auto", ""):
+    if mode and mode not in get_args(Bandwidth):
         raise UsageError(f"'{mode}' is not low, full or auto")
     if mode:
-        setting = cast(Literal["low", "full", "auto"], mode)
+        setting = cast(Bandwidth, mode)
         app.use_bandwidth(setting)
         save_settings(replace(load_settings(), bandwidth=setting))
     screen.bar.remark(f"bandwidth: {'low' if app.low_bandwidth else 'full'}")
@@ -50,11 +51,7 @@ async def privacy(screen: ChatScreen, _: str) -> None:
     """Show what protects this chat, and what does not."""
     from tui.dialogs.text import TextScreen
 
-    text = screen.setup.privacy or (
-        "This chat is not private: it is stored unencrypted, and nothing but edgekit's own\n"
-        "care keeps it on this machine. For a private one: edgekit chat --private"
-    )
-    await screen.app.push_screen_wait(TextScreen("Privacy", text))
+    await screen.app.push_screen_wait(TextScreen("Privacy", screen.setup.privacy or NOT_PRIVATE))
 
 
 async def show_help(screen: ChatScreen, _: str) -> None:

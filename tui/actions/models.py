@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import InputError
 from tui.context import describe
+from tui.naming import named
 from tui.sampling_settings import changed
 
 if TYPE_CHECKING:
+    from tui.conversation import Persona
     from tui.screen import ChatScreen
+    from tui.setup import ArtifactChoice
 
 
 async def model(screen: ChatScreen, name: str) -> None:
@@ -19,10 +22,7 @@ async def model(screen: ChatScreen, name: str) -> None:
 
     choices = await asyncio.to_thread(screen.setup.list_artifacts)
     if name:
-        choice = next((c for c in choices if c.name == name), None)
-        if choice is None:
-            known = ", ".join(c.name for c in choices)
-            raise UsageError(f"there is no artifact '{name}'", hint=f"there is: {known}")
+        choice: ArtifactChoice | None = named(name, {c.name: c for c in choices}, "artifact")
     else:
         open_now = (c.name for c in choices if screen.model in (c.name, c.path))
         dialog = ArtifactScreen(lambda: choices, next(open_now, screen.model))
@@ -42,10 +42,7 @@ async def persona(screen: ChatScreen, name: str) -> None:
 
     if name:
         personas = await asyncio.to_thread(screen.setup.store.personas)
-        persona = next((p for p in personas if p.name == name), None)
-        if persona is None:
-            known = ", ".join(p.name for p in personas) or "none yet"
-            raise UsageError(f"there is no persona '{name}'", hint=f"there is: {known}")
+        persona: Persona | None = named(name, {p.name: p for p in personas}, "persona")
     else:
         dialog = PersonaScreen(screen.setup.store, screen.recorder.chat.persona)
         persona = await screen.app.push_screen_wait(dialog)
