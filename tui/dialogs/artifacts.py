@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ class ArtifactScreen(ListDialog["ArtifactChoice"]):
 
     async def _read(self) -> None:
         try:
-            choices = await asyncio.to_thread(self._list_artifacts)
+            choices = await self.in_thread(self._list_artifacts)
         except EdgekitError as error:
             self.rows.empty = clean_line(error.message)
             self.rows.show(0, self._row)

@@ -5,7 +5,6 @@ The store is only asked in threads, one question at a time, so that typing never
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -132,7 +131,7 @@ class ChatListScreen(ListDialog[ChatPicked]):
         try:
             while self._stale:
                 self._stale, words = False, self._wanted
-                lines = await asyncio.to_thread(self._find, words.strip())
+                lines = await self.in_thread(self._find, words.strip())
                 if not self._stale:
                     self._show(lines, words)
         except EdgekitError as error:
@@ -218,7 +217,7 @@ class ChatListScreen(ListDialog[ChatPicked]):
 
     async def _change(self, change: Callable[..., None], *arguments: str) -> None:
         try:
-            await asyncio.to_thread(change, *arguments)
+            await self.in_thread(change, *arguments)
         except EdgekitError as error:  # the change may have been made all the same
             self._trouble = error.message
         self._read()

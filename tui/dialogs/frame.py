@@ -5,7 +5,8 @@ It knows nothing of what is inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from textual import events, on
@@ -20,6 +21,7 @@ from tui.clean import clean_line
 from tui.dialogs.line_input import LineInput
 
 Result = TypeVar("Result")
+Found = TypeVar("Found")
 Keys = Sequence[tuple[str, str]]
 
 
@@ -76,6 +78,18 @@ class Dialog(ModalScreen[Result | None], Generic[Result]):
     def remark(self, text: str) -> None:
         """Say `text` on the box's lower edge."""
         self.query_one(".dialog").border_subtitle = Content(clean_line(text))
+
+    async def in_thread(self, work: Callable[..., Found], *arguments: object) -> Found:
+        """Return what `work` does in a thread, and raise what it raises.
+
+        Ends the caller, as if it was cancelled, if the dialog is closed meanwhile: there is
+        nothing left to show it in.
+        """
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        finally:
+            if self not in self.app.screen_stack:
+                raise asyncio.CancelledError
 
     @on(LineInput.Pressed)
     async def _line_key(self, event: LineInput.Pressed) -> None:

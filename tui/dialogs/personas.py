@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -67,7 +66,7 @@ class PersonaScreen(ListDialog[Persona]):
     async def _read(self, chosen: str) -> None:
         """Show the personas as they are stored now, with the one named `chosen` chosen."""
         try:
-            personas = await asyncio.to_thread(self._store.personas)
+            personas = await self.in_thread(self._store.personas)
         except EdgekitError as error:
             self.remark(error.message)
             return
@@ -128,7 +127,7 @@ class PersonaScreen(ListDialog[Persona]):
     async def _change(self, change: Callable[[Changed], None], value: Changed) -> bool:
         """Return whether the store could do it; if not, say why."""
         try:
-            await asyncio.to_thread(change, value)
+            await self.in_thread(change, value)
         except EdgekitError as error:
             self.remark(error.message)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -115,6 +116,18 @@ async def test_a_slow_search_neither_blocks_nor_comes_too_late(store, opened, un
         await shows("1 found")
         assert "Seven minutes" in app.text()
     assert asked == ["tea", "seven"]
+
+
+async def test_what_ends_after_the_dialog_is_closed_goes_no_further(store, opened) -> None:
+    async with opened(ChatListScreen(store)) as (app, _pilot, shows):
+        await shows("3 chats")
+        dialog = app.screen
+        assert await dialog.in_thread(len, "abc") == 3
+        dialog.dismiss(None)
+        with pytest.raises(asyncio.CancelledError):
+            await dialog.in_thread(len, "abc")
+        with pytest.raises(asyncio.CancelledError):  # there is nowhere to show an error either
+            await dialog.in_thread(int, "abc")
 
 
 async def test_rename(store, dialog, opened, until) -> None:
