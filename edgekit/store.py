@@ -75,7 +75,7 @@ def _find(name_or_path: str, folder: Path, mark: str, kind: str, maker: str) -> 
     if path.name == name_or_path and (folder / name_or_path / mark).is_file():
         return folder / name_or_path
     if path.exists():
-        raise InputError(f"{path} is not a {kind}: it holds no {mark}", hint=f"see {maker} --help")
+        raise InputError(f"{path} holds no {mark}, so it is no {kind}", hint=f"see {maker} --help")
     held = sorted(p.parent.name for p in folder.glob(f"[!.]*/{mark}"))
     known = f"the store holds: {', '.join(held)}" if held else f"make one with {maker}"
     raise InputError(f"there is no {kind} '{name_or_path}'", hint=known)

@@ -79,6 +79,8 @@ class Asking:
         screen = self._screen
         self._answer_id = new_id()
         self._idle.clear()
+        if question.id not in {entry.id for entry in screen.conversation.entries()}:
+            screen.draft_saved = ""
         await screen.save(screen.recorder.begin, question, self._answer_id)
         screen.conversation.head = question.id
         self.active = view = await self._draw(question)

@@ -54,6 +54,7 @@ class Recorder:
         self._saved_at = 0.0
         self._noted: str | None = _UNKNOWN
         self._withdrawn: set[str] = set()
+        self._sent = False  # what was typed is a question now, and no draft any more
         self.damage: list[str] = []
         self._begin_chat(Chat(new_id(), system=system, model=model), Conversation())
 
@@ -170,6 +171,7 @@ class Recorder:
     def begin(self, question: Question, answer_id: str | None = None) -> None:
         """Save `question`, which is now at the head and to be answered; it may be there already.
 
+        A new one takes the place of the draft: after a kill it is not typed there once more.
         The answer will have the id `answer_id`, or a new one: see the property.
         """
         with self._lock:
@@ -180,6 +182,7 @@ class Recorder:
             if is_new:
                 self.conversation.put(question)
                 self._unsaved[question.id] = question
+                self._sent = True
                 title = self.chat.title or _title(question)
                 self.chat = replace(
                     self.chat, title=title, head=question.id, changed_at=question.at
@@ -258,8 +261,10 @@ class Recorder:
     def _save(self) -> None:
         """Write the chat, what is not saved of it and that it is open, in one commit."""
         notes = {} if self._noted == self.chat.id else {OPEN: self.chat.id}
+        if self._sent and self._store.note(DRAFT):
+            notes[DRAFT] = ""
         self._store.save_all(self.chat, list(self._unsaved.values()), notes)
-        self._noted = self.chat.id
+        self._noted, self._sent = self.chat.id, False
         self._unsaved.clear()
         for question_id in sorted(self._withdrawn):
             with contextlib.suppress(InputError):  # answered in another window: it stays

@@ -87,7 +87,7 @@ class ChatScreen(Screen[None]):
         self._clock = clock
         self._since = clock()
         self._saving = asyncio.Lock()
-        self._draft = ""
+        self.draft_saved = ""
 
     def compose(self) -> ComposeResult:
         """Draw the conversation, the prompt below it and the status line at the bottom."""
@@ -249,9 +249,9 @@ class ChatScreen(Screen[None]):
 
     async def _autosave(self) -> None:
         await self.asking.save_progress()
-        if self.prompt.text != self._draft:
-            self._draft = self.prompt.text
-            await self.save(self.recorder.save_draft, self._draft)
+        if self.prompt.text != self.draft_saved:
+            self.draft_saved = self.prompt.text
+            await self.save(self.recorder.save_draft, self.draft_saved)
 
     async def open_chat(self, chat_id: str, entry_id: str | None = None) -> None:
         """Show a stored chat, at the branch with `entry_id` if that is given."""

@@ -20,10 +20,13 @@ LEAST_PERIOD_S = 1 / 15
 # How much of the interface's time the drawing may take. Textual lays out every block of the
 # conversation again for each update, so its cost grows with the length of the chat.
 LARGEST_SHARE = 1 / 3
-# A key is on the screen by then, if nothing comes between: an append takes 20 to 60 ms. Who types
-# on and on sees the answer grow no later than LONGEST_PAUSE_S after it did.
-KEY_S = 0.05
-LONGEST_PAUSE_S = 0.25
+# Who types has the next key ready 80 ms after the last one at the earliest, and an append takes 20
+# to 60 ms: begun when a key has just been drawn, it is done before the next one. So while keys
+# come, an append waits for the moment after one, but no longer than LONGEST_PAUSE_S.
+TYPING_S = 0.5
+KEY_DRAWN_S = 0.025
+MOMENT_S = 0.02
+LONGEST_PAUSE_S = 0.3
 
 
 class PacedStream:
@@ -71,14 +74,15 @@ class PacedStream:
         return PERIOD_S if saves else LEAST_PERIOD_S
 
     async def _let_keys_pass(self) -> None:
-        """Rest if a key was pressed just now, so that it is drawn first."""
+        """While somebody types, rest until a key has just been drawn."""
         app = self._markdown.app
         end_s = time.monotonic() + LONGEST_PAUSE_S
         while isinstance(app, LowBandwidthApp) and not self._finishing.is_set():
-            wait_s = min(KEY_S - app.since_key_s(), end_s - time.monotonic())
-            if wait_s <= 0:
+            since_s, left_s = app.since_key_s(), end_s - time.monotonic()
+            is_the_moment = KEY_DRAWN_S <= since_s < KEY_DRAWN_S + MOMENT_S
+            if is_the_moment or since_s > TYPING_S or left_s <= 0:
                 return
-            await self._rest(wait_s)
+            await self._rest(min(max(KEY_DRAWN_S - since_s, MOMENT_S / 2), left_s))
 
     async def _rest(self, seconds: float) -> None:
         if seconds > 0:

@@ -50,13 +50,15 @@ class Record:
         self.chance = random.Random(seed)
         self.finished: set[str] = set()  # questions; the echo's answers are the same words
         self.interrupted = 0
+        self.typed = ""  # the last question
         self._number = 0
 
     def question(self, most_words: int) -> str:
         """Return words that were never asked before."""
         self._number += 1
         count = self.chance.randint(1, most_words)
-        return " ".join(["q", *(f"w{self._number}x{i}" for i in range(count)), "end."])
+        self.typed = " ".join(["q", *(f"w{self._number}x{i}" for i in range(count)), "end."])
+        return self.typed
 
     def check(self, begun: str = "") -> None:
         """Compare with what is stored. `begun` was seen to be asked, but not to be finished."""
@@ -68,6 +70,10 @@ class Record:
                 assert sentences == []
                 asked |= {e.text: e.id for e in entries if isinstance(e, Question)}
                 answers |= {e.parent: e for e in entries if isinstance(e, Answer)}
+            # A question that was cut off while it was typed is a draft; one that was asked is not.
+            draft = store.note("draft") or ""
+            assert not draft or (self.typed.startswith(draft) and self.typed not in asked)
+            store.set_note("draft", None)
         for question in self.finished:
             answer = answers[asked[question]]
             assert (answer.text, answer.ending) == (question, "stop")

@@ -268,6 +268,16 @@ def test_the_open_chat_is_noted_until_a_clean_end(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_question_takes_the_place_of_the_draft(store: ChatStore, recorder: Recorder) -> None:
+    recorder.save_draft("what is")
+    asked = question(recorder)
+    recorder.begin(asked)
+    assert not store.note("draft")
+    recorder.save_draft("and then")
+    recorder.begin(asked)  # an old one: what is typed is not it
+    assert store.note("draft") == "and then"
+
+
 def test_the_end_of_one_chat_leaves_the_note_of_another(store: ChatStore) -> None:
     one, two = Recorder(store), Recorder(store)
     answer(one, question(one))
