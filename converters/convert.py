@@ -13,6 +13,7 @@ from pathlib import Path
 from converters.architectures import ModelShape, describe
 from converters.checkpoint import Checkpoint
 from converters.exported import Exported
+from converters.importance import Importance
 from converters.plan import Plan
 from converters.recipe import Recipe
 from converters.special_tokens import SpecialTokens, special_tokens, token_ids
@@ -29,12 +30,12 @@ TOOLS: dict[Format, tuple[str, ...]] = {
 }
 
 
-def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
+def plan(checkpoint: Checkpoint, recipe: Recipe, importance: Importance | None = None) -> Plan:
     """Return what `convert` would write: types, sizes, substitutions. No tensor is read.
 
     Raises InputError for a checkpoint or recipe that cannot be converted.
     """
-    return _prepare(checkpoint, describe(checkpoint), recipe)[0]
+    return _prepare(checkpoint, describe(checkpoint), recipe, importance)[0]
 
 
 def convert(
@@ -43,11 +44,13 @@ def convert(
     out: Path,
     *,
     progress: Progress,
+    importance: Importance | None = None,
     replace: bool = False,
     announce: Callable[[Plan], None] | None = None,
 ) -> Artifact:
     """Convert `checkpoint` by `recipe` into the artifact folder `out` and return it.
 
+    `importance` weighs the rounding errors: see `converters.calibrate`.
     `announce` is told the plan before any work is done. Killed at any moment, it leaves no `out`
     or a whole one. Raises InputError for a bad checkpoint or recipe, and where `out` exists and
     `replace` is false; GateError where the disk is too small.
@@ -55,7 +58,7 @@ def convert(
     shape = describe(checkpoint)
     context_length = _context_length(checkpoint, shape, recipe)
     special = special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
-    planned, write = _prepare(checkpoint, shape, recipe)
+    planned, write = _prepare(checkpoint, shape, recipe, importance)
     if announce is not None:
         announce(planned)
     require_space(out.parent, planned.file_bytes)
@@ -67,26 +70,28 @@ def convert(
             checkpoint=checkpoint.path.resolve().name,
             checkpoint_digest=digest.result(),
             licence=checkpoint.licence,
-            recipe=recipe.to_dict(),
+            recipe=recipe.to_dict() | _calibration(importance),
             tools={tool: version(tool) for tool in TOOLS[recipe.format]},
         )
         finish(folder, _manifest(checkpoint, shape, special, context_length, exported, source))
     return Artifact.open(out)
 
 
-def _prepare(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> tuple[Plan, Write]:
+def _prepare(
+    checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe, importance: Importance | None
+) -> tuple[Plan, Write]:
     """Return the plan, and the function that carries it out in a folder."""
     match recipe.format:
         case "gguf":
             from converters.export_gguf import prepare_gguf, write_gguf
 
-            export = prepare_gguf(checkpoint, shape, recipe)
+            export = prepare_gguf(checkpoint, shape, recipe, importance)
             return export.plan, partial(write_gguf, export)
         case "onnx":
             from converters.export_onnx import export_onnx, plan_onnx
 
             planned = plan_onnx(checkpoint, shape, recipe)
-            return planned, partial(export_onnx, checkpoint, shape, recipe)
+            return planned, partial(export_onnx, checkpoint, shape, recipe, importance)
 
 
 def _manifest(
@@ -116,6 +121,12 @@ def _manifest(
         source=source,
         substitutions=exported.substitutions,
     )
+
+
+def _calibration(importance: Importance | None) -> dict[str, object]:
+    if importance is None:
+        return {}
+    return {"calibration": {"text": importance.source, "tokens": importance.tokens}}
 
 
 def _context_length(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> int:

@@ -24,6 +24,7 @@ from converters.checkpoint import Checkpoint
 from converters.exported import Exported
 from converters.gguf_metadata import (
     ARCHITECTURES,
+    add_calibration,
     add_general,
     add_hyperparameters,
     add_vocabulary,
@@ -32,6 +33,7 @@ from converters.gguf_metadata import (
 )
 from converters.gguf_plan import gguf_name, plan_tensors
 from converters.gguf_vocabulary import read_vocabulary
+from converters.importance import Importance, is_weighed
 from converters.plan import Plan, PlannedTensor
 from converters.recipe import Recipe
 from converters.schemes import scheme_named
@@ -44,7 +46,8 @@ ENTRY = "model.gguf"
 ALIGNMENT = 32
 SLAB_WEIGHTS = 2 << 20  # 8 MiB of float32: two or three fit the cache of a core
 MAX_WORKERS = 8  # each holds a slab and its source: bounds the memory
-Quantise = Callable[[NDArray[np.float32], str], NDArray[np.uint8]]
+Floats = NDArray[np.float32]
+Quantise = Callable[[Floats, str, Floats | None], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,28 @@ class GgufExport:
     recipe: Recipe
     plan: Plan
     header: bytes
+    importance: Importance | None
 
 
-def prepare_gguf(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> GgufExport:
+def prepare_gguf(
+    checkpoint: Checkpoint,
+    shape: ModelShape,
+    recipe: Recipe,
+    importance: Importance | None = None,
+) -> GgufExport:
     """Plan an export and build its header; no tensor is read.
 
-    Raises InputError for what llama.cpp cannot run: see `gguf_metadata`, `gguf_vocabulary`.
+    `importance` weighs the rounding errors. Raises InputError for one that does not fit the
+    model, and for what llama.cpp cannot run: see `gguf_metadata`, `gguf_vocabulary`.
     """
     check_supported(checkpoint, shape)
-    tensors, substitutions = plan_tensors(shape, recipe)
-    header = _header(checkpoint, shape, recipe, tensors)
+    if importance is not None:
+        importance.check(shape)
+    tensors, substitutions = plan_tensors(shape, recipe, calibrated=importance is not None)
+    header = _header(checkpoint, shape, recipe, tensors, importance)
     file_bytes = len(header) + sum(_padded(tensor.bytes) for tensor in tensors)
     plan = Plan("gguf", recipe.scheme, tensors, substitutions, shape.parameters, file_bytes)
-    return GgufExport(checkpoint, shape, recipe, plan, header)
+    return GgufExport(checkpoint, shape, recipe, plan, header, importance)
 
 
 def write_gguf(export: GgufExport, folder: Path, progress: Progress) -> Exported:
@@ -100,7 +112,9 @@ def write_through_llama(export: GgufExport, folder: Path, progress: Progress) ->
     try:
         with progress.task("quantising with llama.cpp", None):
             scheme = scheme_named("gguf", export.recipe.scheme)
-            llama_quantize.quantise_file(intermediate, folder / ENTRY, scheme, export.plan.tensors)
+            llama_quantize.quantise_file(
+                intermediate, folder / ENTRY, scheme, export.plan.tensors, _by_name(export)
+            )
     finally:
         intermediate.unlink(missing_ok=True)
 
@@ -191,7 +205,7 @@ def _piece(
     last = first + len(weights) == tensor.shape[0]
     source_bytes = export.checkpoint.info(spec.name).bytes * len(weights) // tensor.shape[0]
     try:
-        data = quantise(weights.reshape(-1, tensor.shape[-1]), tensor.type)
+        data = quantise(weights.reshape(-1, tensor.shape[-1]), tensor.type, _counts(export, spec))
     except InputError as error:
         message = f"{export.checkpoint.path}: tensor {spec.name}: {error.message}"
         raise InputError(message, error.hint) from error
@@ -214,7 +228,20 @@ def interleave_halves(weights: NDArray[np.float32], head_dim: int) -> NDArray[np
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weights.shape)
 
 
-def _as_float32(rows: NDArray[np.float32], _type_name: str) -> NDArray[np.uint8]:
+def _counts(export: GgufExport, spec: TensorSpec) -> Floats | None:
+    """Return what each column counts, or None where all count the same."""
+    if export.importance is None or not is_weighed(spec, export.shape):
+        return None
+    return export.importance.of(spec)
+
+
+def _by_name(export: GgufExport) -> dict[str, Floats]:
+    """Return what each column counts under the names of the GGUF file."""
+    counts = {gguf_name(spec): _counts(export, spec) for spec in export.shape.tensors()}
+    return {name: row for name, row in counts.items() if row is not None}
+
+
+def _as_float32(rows: Floats, _type_name: str, _counts: Floats | None) -> NDArray[np.uint8]:
     if not np.isfinite(rows).all():
         raise InputError("a weight is infinite or not a number")
     return np.ascontiguousarray(rows).view(np.uint8)
@@ -225,6 +252,7 @@ def _header(
     shape: ModelShape,
     recipe: Recipe,
     tensors: tuple[PlannedTensor, ...],
+    importance: Importance | None,
 ) -> bytes:
     """Return all that comes before the tensor data, padded to the alignment."""
     import gguf
@@ -234,6 +262,8 @@ def _header(
     special = special_tokens(checkpoint, vocabulary.ids, shape.vocabulary_size)
     writer = gguf.GGUFWriter(None, ARCHITECTURES[shape.family].name)
     add_general(writer, checkpoint, scheme_named("gguf", recipe.scheme))
+    if importance is not None:
+        add_calibration(writer, importance)
     add_hyperparameters(writer, shape)
     add_vocabulary(writer, vocabulary, special)
     if checkpoint.chat_template:

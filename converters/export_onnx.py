@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from converters.architectures import ModelShape, TensorSpec
 from converters.checkpoint import Checkpoint
 from converters.exported import Exported
+from converters.importance import Importance, is_weighed
 from converters.onnx_companions import write_companions
 from converters.onnx_graph import decoder_model
 from converters.onnx_layout import (
@@ -66,10 +67,16 @@ def plan_onnx(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> Plan
 
 
 def export_onnx(
-    checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe, folder: Path, progress: Progress
+    checkpoint: Checkpoint,
+    shape: ModelShape,
+    recipe: Recipe,
+    importance: Importance | None,
+    folder: Path,
+    progress: Progress,
 ) -> Exported:
     """Write `model.onnx`, its data, the tokenizer and GenAI's configuration into `folder`.
 
+    `importance` weighs the rounding errors; without it the norms' gains do.
     The finished files are read back and compared with the checkpoint. Raises InputError for
     weights that no type can hold, and for a checkpoint without a tokenizer.
     """
@@ -79,7 +86,8 @@ def export_onnx(
         write_companions(checkpoint, shape, positions, folder)
         model = decoder_model(shape, layout, DATA_FILE)
         (folder / ENTRY).write_bytes(model.SerializeToString(deterministic=True))
-        _write_data(_Source(checkpoint, shape, positions), layout, folder / DATA_FILE, progress)
+        source = _Source(checkpoint, shape, positions, importance)
+        _write_data(source, layout, folder / DATA_FILE, progress)
     verify_onnx(folder / ENTRY, checkpoint, shape, recipe)
     return Exported(
         entry=ENTRY,
@@ -96,6 +104,7 @@ class _Source:
     checkpoint: Checkpoint
     shape: ModelShape
     positions: int
+    importance: Importance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,7 @@ def _write_data(source: _Source, layout: Layout, path: Path, progress: Progress)
             stream.truncate(layout.data_bytes)
         _write_rotary(source, layout, path)
         with progress.task("quantising", total, "weights") as advance:
-            for count in pool.map(lambda slab: _write_slab(source.checkpoint, slab, path), slabs):
+            for count in pool.map(lambda slab: _write_slab(source, slab, path), slabs):
                 advance(count)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -136,14 +145,14 @@ def _slabs(layout: Layout) -> Iterator[_Slab]:
             row += spec.shape[0]
 
 
-def _write_slab(checkpoint: Checkpoint, slab: _Slab, path: Path) -> int:
+def _write_slab(source: _Source, slab: _Slab, path: Path) -> int:
     """Read, convert and write one slab; return its number of weights."""
-    weights = checkpoint.read(slab.spec.name, slab.first, slab.rows)
+    weights = source.checkpoint.read(slab.spec.name, slab.first, slab.rows)
     tensor, row = slab.tensor, slab.row + slab.first
-    values, scales = _stored(checkpoint, tensor, weights)
+    values, scales = _stored(source, slab, weights)
     if not np.isfinite(values if scales is None else scales).all():
         raise InputError(
-            f"{checkpoint.path}: tensor {slab.spec.name} has a weight that is not a number, "
+            f"{source.checkpoint.path}: tensor {slab.spec.name} has a weight that is not a number, "
             f"or is too large for {tensor.type}"
         )
     rows = tensor.shape[0]
@@ -154,16 +163,26 @@ def _write_slab(checkpoint: Checkpoint, slab: _Slab, path: Path) -> int:
 
 
 def _stored(
-    checkpoint: Checkpoint, tensor: Tensor, weights: NDArray[np.float32]
+    source: _Source, slab: _Slab, weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.generic], NDArray[np.float16] | None]:
     """Return `weights` as they are stored: values or codes, and the scales of codes."""
+    tensor = slab.tensor
     if tensor.quantised:
-        gains = checkpoint.read(tensor.gains) if tensor.gains else None
-        importance = None if gains is None else gains * gains
+        importance = _counts(source, slab)
         with np.errstate(all="ignore"):  # what is not finite is refused by the caller
             return quantise_rows(weights, BITS[tensor.type], importance)
     with np.errstate(over="ignore"):
         return weights.astype(np.float16 if tensor.type == "f16" else np.float32), None
+
+
+def _counts(source: _Source, slab: _Slab) -> NDArray[np.float32] | None:
+    """Return what each column counts: by calibration, else by the gains of the norm before it."""
+    if source.importance is not None and is_weighed(slab.spec, source.shape):
+        return source.importance.of(slab.spec)
+    if not slab.tensor.gains:
+        return None
+    gains = source.checkpoint.read(slab.tensor.gains)
+    return gains * gains
 
 
 def _write_rotary(source: _Source, layout: Layout, path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from converters.architectures import ModelShape, RopeScaling
 from converters.checkpoint import Checkpoint
 from converters.gguf_vocabulary import Vocabulary
+from converters.importance import CHUNK_TOKENS, Importance
 from converters.schemes import Scheme
 from converters.special_tokens import SpecialTokens
 from edgekit.errors import InputError
@@ -73,6 +74,14 @@ def add_general(writer: Any, checkpoint: Checkpoint, scheme: Scheme) -> None:
         writer.add_license(checkpoint.licence)
     writer.add_file_type(scheme.file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def add_calibration(writer: Any, importance: Importance) -> None:
+    """Add the keys by which llama-quantize tells of an importance matrix."""
+    writer.add_string("quantize.imatrix.file", "")
+    writer.add_string("quantize.imatrix.dataset", importance.source)
+    writer.add_uint32("quantize.imatrix.entries_count", len(importance.channels))
+    writer.add_uint32("quantize.imatrix.chunks_count", -(-importance.tokens // CHUNK_TOKENS))
 
 
 def add_hyperparameters(writer: Any, shape: ModelShape) -> None:

@@ -41,16 +41,17 @@ def gguf_name(spec: TensorSpec) -> str:
 
 
 def plan_tensors(
-    shape: ModelShape, recipe: Recipe
+    shape: ModelShape, recipe: Recipe, *, calibrated: bool = False
 ) -> tuple[tuple[PlannedTensor, ...], tuple[Substitution, ...]]:
     """Return every tensor in the order of the file, and every type that a shape forbade.
 
+    `calibrated` says that an importance matrix is at hand.
     Raises InputError if a pattern of the recipe matches no tensor whose type can be chosen.
     """
     tensors, substitutions = list(_computed(shape)), []
     unused = set(recipe.per_tensor)
     for spec in shape.tensors():
-        pattern, asked = _asked_type(spec, shape, recipe)
+        pattern, asked = _asked_type(spec, shape, recipe, calibrated)
         unused.discard(pattern)
         used, why = legal_type(asked, spec.shape[-1])
         if why:
@@ -64,14 +65,17 @@ def plan_tensors(
     return tuple(tensors), tuple(substitutions)
 
 
-def _asked_type(spec: TensorSpec, shape: ModelShape, recipe: Recipe) -> tuple[str, str]:
+def _asked_type(
+    spec: TensorSpec, shape: ModelShape, recipe: Recipe, calibrated: bool
+) -> tuple[str, str]:
     """Return the pattern that decided, or "", and the type before the shape is looked at."""
     if not is_quantisable(spec):
         return "", "f32"
     for pattern, chosen in recipe.per_tensor.items():
         if fnmatchcase(spec.name, pattern):
             return pattern, chosen
-    return "", preset_type(scheme_named("gguf", recipe.scheme), spec, shape)
+    scheme = scheme_named("gguf", recipe.scheme)
+    return "", preset_type(scheme, spec, shape, calibrated=calibrated)
 
 
 def _computed(shape: ModelShape) -> Iterator[PlannedTensor]:

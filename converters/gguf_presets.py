@@ -1,7 +1,7 @@
 """Which type llama-quantize gives each tensor under a scheme, and what a shape then forbids.
 
 The rules are those of `llama_tensor_get_type_impl` and `tensor_type_fallback` in llama.cpp's
-src/llama-quant.cpp (no importance matrix, no experts), so that a file named q4_k_m is one.
+src/llama-quant.cpp (no experts), so that a file named q4_k_m is one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ def is_quantisable(spec: TensorSpec) -> bool:
     return len(spec.shape) == 2
 
 
-def preset_type(scheme: Scheme, spec: TensorSpec, shape: ModelShape) -> str:
-    """Return the type that `scheme` gives a matrix when its rows are long enough."""
+def preset_type(
+    scheme: Scheme, spec: TensorSpec, shape: ModelShape, *, calibrated: bool = False
+) -> str:
+    """Return the type that `scheme` gives a matrix when its rows are long enough.
+
+    `calibrated` says that an importance matrix is at hand: some rules then differ.
+    """
     if scheme.tensor_type in FLOAT_TYPES:
         return scheme.tensor_type
     if spec.role is Role.OUTPUT or (spec.role is Role.EMBEDDING and shape.tied_embeddings):
@@ -35,7 +40,7 @@ def preset_type(scheme: Scheme, spec: TensorSpec, shape: ModelShape) -> str:
     if spec.role is Role.VALUE and spec.layer is not None:
         return _value_type(scheme, spec.layer, shape)
     if spec.role is Role.DOWN and spec.layer is not None:
-        return _down_type(scheme, spec.layer, shape.layers)
+        return _down_type(scheme, spec.layer, shape.layers, calibrated)
     if spec.role is Role.ATTENTION_OUTPUT and scheme.name == "q3_k_m":
         return "q4_k"
     return scheme.tensor_type
@@ -68,12 +73,17 @@ def _value_type(scheme: Scheme, layer: int, shape: ModelShape) -> str:
     return chosen
 
 
-def _down_type(scheme: Scheme, layer: int, layers: int) -> str:
+def _down_type(scheme: Scheme, layer: int, layers: int, calibrated: bool) -> str:
+    first_eighth = layer < layers // 8
     match scheme.name:
         case "q4_k_m" | "q5_k_m" if _deserves_more_bits(layer, layers):
             return "q6_k"
-        case "q4_k_s" | "iq4_nl" | "iq4_xs" if layer < layers // 8:
+        case "q4_k_s" if first_eighth:
             return "q5_k"
+        case "iq4_nl" | "iq4_xs" if first_eighth and not calibrated:
+            return "q5_k"
+        case "q4_0" | "q5_0" if first_eighth and calibrated:
+            return scheme.tensor_type[:-1] + "1"  # the importance of these layers can go astray
         case "q3_k_m":
             return "q5_k" if layer < layers // 16 else "q4_k"
     return scheme.tensor_type

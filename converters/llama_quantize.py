@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from converters.ggml import TYPE_IDS
 from converters.plan import PlannedTensor
@@ -21,11 +24,13 @@ def quantise_file(
     destination: Path,
     scheme: Scheme,
     tensors: Sequence[PlannedTensor] = (),
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
     threads: int = 0,
 ) -> None:
     """Quantise the GGUF file `source` into `destination` with `llama_model_quantize`.
 
     `tensors` fixes the type of each matrix; without it llama.cpp's rules for the scheme decide.
+    `importance` has float32 [columns] for each matrix that is not to be rounded as it is.
     `threads` 0 uses every core. Raises InputError if llama.cpp refuses.
     """
     llama = need("llama_cpp.llama_cpp", "convert")
@@ -35,6 +40,9 @@ def quantise_file(
     overrides = _overrides(llama, tensors)
     if tensors:
         parameters.tt_overrides = overrides
+    weights = _importance(llama, importance or {})
+    if importance:
+        parameters.imatrix = weights
     with _silence(llama):
         code = llama.llama_model_quantize(
             str(source).encode(), str(destination).encode(), ctypes.byref(parameters)
@@ -50,6 +58,16 @@ def _overrides(llama: Any, tensors: Sequence[PlannedTensor]) -> Any:
     for entry, tensor in zip(array, matrices, strict=False):
         entry.pattern = f"^{re.escape(tensor.name)}$".encode()
         entry.type = TYPE_IDS[tensor.type]
+    return array
+
+
+def _importance(llama: Any, importance: Mapping[str, NDArray[np.float32]]) -> Any:
+    """Return a C array of names and rows, ended by an empty entry. The rows must stay alive."""
+    array = (llama.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, row) in zip(array, importance.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = row.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = row.size
     return array
 
 

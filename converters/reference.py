@@ -89,8 +89,8 @@ def measure_reference(
     transformers unless it is cached. Raises InputError if the checkpoint cannot be loaded or the
     texts are too short to measure anything.
     """
-    tokenizer = _tokenizer(checkpoint)
-    ids = tuple(tuple(_encode(tokenizer, passage)) for passage in passages)
+    tokenizer = load_tokenizer(checkpoint)
+    ids = tuple(tuple(encode(tokenizer, passage)) for passage in passages)
     windows = tuple(_windows(passages, ids, _window_length(checkpoint), windows_per_kind))
     if not windows:
         raise InputError("the text is shorter than two tokens", hint="give a longer text")
@@ -130,7 +130,8 @@ def _transformers_tokenizer(path: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Any:
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Return the tokenizer of tokenizers, the library. Raises InputError for a bad file."""
     tokenizers = need("tokenizers", "convert")
     file = checkpoint.path / "tokenizer.json"
     try:
@@ -139,7 +140,8 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
         raise InputError(f"{file} is not a tokenizer: {error}") from error
 
 
-def _encode(tokenizer: Any, passage: Passage) -> list[int]:
+def encode(tokenizer: Any, passage: Passage) -> list[int]:
+    """Return the token ids of a passage, with nothing added at its ends."""
     tokenizer.encode_special_tokens = not passage.special
     return list(tokenizer.encode(passage.text, add_special_tokens=False).ids)
 
@@ -172,7 +174,7 @@ def _key(checkpoint: Checkpoint, windows: Sequence[Window]) -> str:
 def _run(
     checkpoint: Checkpoint, windows: Sequence[Window], progress: Progress
 ) -> tuple[CompactRows, float]:
-    model = _load_model(checkpoint)
+    model = load_model(checkpoint)
     parts: list[CompactRows] = []
     noise: list[NDArray[np.float64]] = []
     seen: set[str] = set()
@@ -192,7 +194,8 @@ def _run(
     return join(parts), float(np.concatenate(noise).mean())
 
 
-def _load_model(checkpoint: Checkpoint) -> Any:
+def load_model(checkpoint: Checkpoint) -> Any:
+    """Return the transformers model in float32, ready to compute. Raises InputError."""
     with quiet.applied():  # the hub's switches are read when transformers is imported
         return _loaded(checkpoint)
 

@@ -9,6 +9,7 @@ import traceback
 import click
 
 from edgekit.cli.bench import bench
+from edgekit.cli.calibrate import calibrate
 from edgekit.cli.chat import chat
 from edgekit.cli.check import check
 from edgekit.cli.convert import convert
@@ -46,7 +47,9 @@ def cli(context: click.Context) -> None:
     lock_if_wanted(context.invoked_subcommand)
 
 
-for command in (demo, pull, inspect, convert, check, bench, devices, run, chat, privacy, doctor):
+for command in (
+    demo, pull, inspect, calibrate, convert, check, bench, devices, run, chat, privacy, doctor,
+):  # fmt: skip
     cli.add_command(command)
 refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")
 

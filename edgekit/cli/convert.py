@@ -14,6 +14,8 @@ from edgekit.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from converters.checkpoint import Checkpoint
+    from converters.importance import Importance
     from converters.plan import Plan
     from converters.recipe import Recipe
     from edgekit.artifact import Artifact, Substitution
@@ -27,6 +29,9 @@ DEFAULT_RECIPE = "gguf-q4_k_m"
 @click.option("--recipe", help=f"A recipe's name or file; default {DEFAULT_RECIPE}.")
 @click.option("--format", "format_name", help="gguf or onnx, together with --scheme.")
 @click.option("--scheme", help="q8_0, q4_k_m, iq4_nl, ... for gguf; int8, int4 for onnx.")
+@click.option("--calibrate", is_flag=True, help="Weigh rounding errors: see edgekit calibrate.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Calibrate on this text.")
+@click.option("--importance", type=click.Path(path_type=Path), help="Use this importance matrix.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--replace", is_flag=True, help="Replace the folder if it exists.")
 @json_option
@@ -36,6 +41,9 @@ def convert(
     recipe: str | None,
     format_name: str | None,
     scheme: str | None,
+    calibrate: bool,
+    calibration: Path | None,
+    importance: Path | None,
     dry_run: bool,
     replace: bool,
     as_json: bool,
@@ -53,15 +61,18 @@ def convert(
     start = time.perf_counter()
     chosen = _recipe(recipe, format_name, scheme)
     source = Checkpoint.open(find_checkpoint(checkpoint))
+    weights = _importance(source, calibrate, calibration, importance)
     if dry_run:
-        _print_plan(plan_conversion(source, chosen), as_json)
+        _print_plan(plan_conversion(source, chosen, weights), as_json)
         return
-    out = out or artifacts() / f"{source.path.name}-{chosen.name}"
+    suffix = "" if weights is None else "-calibrated"
+    out = out or artifacts() / f"{source.path.name}-{chosen.name}{suffix}"
     artifact = convert_checkpoint(
         source,
         chosen,
         out,
         progress=Bars(),
+        importance=weights,
         replace=replace,
         announce=lambda planned: _warn(planned.substitutions),
     )
@@ -78,6 +89,26 @@ def _recipe(name: str | None, format_name: str | None, scheme: str | None) -> Re
     if format_name is None or scheme is None:
         raise UsageError("--format and --scheme go together", "--format gguf --scheme q4_k_m")
     return Recipe.of(format_name, scheme)
+
+
+def _importance(
+    source: Checkpoint, calibrate: bool, text: Path | None, file: Path | None
+) -> Importance | None:
+    """Return the importance matrix that the options ask for, or None."""
+    if file is not None and (calibrate or text is not None):
+        raise UsageError("--importance is a finished matrix", "give it without --calibrate")
+    if file is not None:
+        from converters.architectures import describe
+        from converters.importance_file import load_importance
+
+        return load_importance(file, describe(source))
+    if not calibrate and text is None:
+        return None
+    from converters.calibrate import calibrate as calibrate_checkpoint
+    from edgekit.cli.progress import Bars
+    from edgekit.store import cache
+
+    return calibrate_checkpoint(source, text, cache() / "importance", Bars())
 
 
 def _warn(substitutions: Sequence[Substitution]) -> None:

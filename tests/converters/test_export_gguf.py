@@ -20,6 +20,8 @@ from converters.architectures import describe
 from converters.checkpoint import Checkpoint
 from converters.export_gguf import ENTRY, GgufExport, prepare_gguf, write_gguf
 from converters.exported import Exported
+from converters.gguf_plan import gguf_name
+from converters.importance import Importance, matrices
 from converters.llama_quantize import quantise_file
 from converters.recipe import Recipe
 from converters.schemes import SCHEMES, scheme_named
@@ -98,6 +100,36 @@ def test_tensors_are_those_of_llama_quantize(
         export(folder, tmp_path / "ours", name)
         theirs = tmp_path / "theirs.gguf"
         quantise_file(tmp_path / "f32" / ENTRY, theirs, scheme_named("gguf", name))
+        assert_same_tensors(tmp_path / "ours" / ENTRY, theirs)
+
+
+def made_up_importance(checkpoint: Checkpoint) -> Importance:
+    """Return an importance matrix whose rows span two orders of magnitude."""
+    random = np.random.default_rng(11)
+    channels = {
+        spec.name: (10.0 ** random.uniform(-1, 1, spec.shape[-1])).astype(np.float32)
+        for spec in matrices(describe(checkpoint))
+    }
+    return Importance(channels, 100, "made up")
+
+
+@pytest.mark.parametrize("overrides", [SHALLOW, ODD, DEEP], ids=["256", "96", "deep"])
+def test_calibrated_tensors_are_those_of_llama_quantize(
+    overrides: dict[str, Any], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_checkpoint("llama", **overrides)
+    checkpoint = Checkpoint.open(folder)
+    shape = describe(checkpoint)
+    importance = made_up_importance(checkpoint)
+    rows = {gguf_name(spec): importance.of(spec) for spec in matrices(shape)}
+    export(folder, tmp_path / "f32", "f32")
+    (tmp_path / "ours").mkdir()
+    for name in ("q4_0", "q5_0", "iq4_nl", "iq4_xs", "q4_k_m", "q4_k_s", "q5_k_m", "q3_k_m"):
+        ready = prepare_gguf(checkpoint, shape, Recipe.of("gguf", name), importance)
+        write_gguf(ready, tmp_path / "ours", NoProgress())
+        theirs = tmp_path / "theirs.gguf"
+        scheme = scheme_named("gguf", name)
+        quantise_file(tmp_path / "f32" / ENTRY, theirs, scheme, importance=rows)
         assert_same_tensors(tmp_path / "ours" / ENTRY, theirs)
 
 
