@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test slow install lint format clean
+.PHONY: demo test slow install bundle-tools lint format clean
 
 demo: install
 	$(BIN)/edgekit demo
@@ -13,8 +13,8 @@ demo: install
 test: install lint
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
-slow: install  # the real model; the network is needed the first time
-	$(BIN)/python -m pytest -q -m "model"
+slow: install bundle-tools  # the real model, devices, ARM; the network is needed the first time
+	$(BIN)/python -m pytest -q -m "model or device or arm"
 
 install: $(STAMP)
 
@@ -24,6 +24,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
 	@echo "Installing. llama-cpp-python is compiled here the first time: about six minutes on two cores."
 	$(PIP) install --constraint constraints.txt --editable '.[convert,chat]' --group dev
+	touch $@
+
+bundle-tools: install $(VENV)/.bundle-tools
+
+# A cross-compiler, 100 MB: only what makes bundles needs it.
+$(VENV)/.bundle-tools: $(STAMP)
+	$(PIP) install --constraint constraints.txt --editable '.[bundle]'
 	touch $@
 
 lint: install

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -49,8 +51,7 @@ def physical_cores() -> int:
 def memory_bytes() -> int:
     """Return the memory that this process may use: the machine's, or its control group's limit."""
     limits = [_machine_memory_bytes()]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = _read(Path(name)).strip()
+    for text in _control_group_values("memory", "memory.max", "memory.limit_in_bytes"):
         if text.isdigit():
             limits.append(int(text))
     return min(limit for limit in limits if limit > 0) if any(limits) else 0
@@ -97,10 +98,41 @@ def _sibling_list(cpu: int) -> str:
 
 def _cpu_quota() -> int:
     """Return how many processors the control group grants, rounded up; many if unlimited."""
-    quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
-    if quota.isdigit() and period.isdigit():
-        return max(1, -(-int(quota) // int(period)))
-    return 1 << 16
+    granted = 1 << 16
+    for text in _control_group_values("cpu", "cpu.max", ""):
+        quota, _, period = text.partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            granted = min(granted, max(1, -(-int(quota) // int(period))))
+    for quota, period in zip(
+        _control_group_values("cpu", "", "cpu.cfs_quota_us"),
+        _control_group_values("cpu", "", "cpu.cfs_period_us"),
+        strict=False,
+    ):
+        if quota.isdigit() and period.isdigit() and int(period):
+            granted = min(granted, max(1, -(-int(quota) // int(period))))
+    return granted
+
+
+def _control_group_values(controller: str, unified: str, legacy: str) -> list[str]:
+    """Return a file's content in this process's control group and in all that hold it.
+
+    `unified` is the file's name in version 2, `legacy` in version 1; "" asks for neither. A limit
+    of a group holds for the groups in it, so the smallest counts (cgroups(7)).
+    """
+    found = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, group = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
+        name = (
+            unified if not controllers else legacy if controller in controllers.split(",") else ""
+        )
+        if not name or ".." in group:
+            continue
+        root = CONTROL_GROUPS / controller if controllers else CONTROL_GROUPS
+        folder = root / group.strip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root) and (text := _read(place / name).strip()):
+                found.append(text)
+    return found
 
 
 def _machine_memory_bytes() -> int:

@@ -4,13 +4,17 @@ models/      checkpoints, as `edgekit pull` left them
 artifacts/   converted models
 chats/       conversations
 cache/       what can be made again: downloads, reference logits, measurements
+
+A device's install brings artifacts of its own, which belong to it and are never written to.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.errors import InputError
@@ -37,6 +41,43 @@ def artifacts() -> Path:
     return home() / "artifacts"
 
 
+def installed_artifacts() -> Path:
+    """Return the folder of the artifacts that an install from a bundle brings; it may not exist."""
+    return Path(sys.prefix) / "share" / "edgekit" / "artifacts"
+
+
+def list_artifacts() -> list[Path]:
+    """Return the folder of every artifact by name, those in the store and those installed.
+
+    One in the store hides an installed one of the same name, as `find_artifact` finds it.
+    """
+    return sorted(
+        _held("edgekit.json", [artifacts(), installed_artifacts()]).values(), key=_by_name
+    )
+
+
+def default_artifact() -> Path | None:
+    """Return the artifact to take if none is named, or None if there is none.
+
+    It is the newest in the store; else the one that the installed bundle names first.
+    """
+    held = _held("edgekit.json", [artifacts()]).values()
+    if held:
+        return max(held, key=lambda path: (path / "edgekit.json").stat().st_mtime)
+    installed = _held("edgekit.json", [installed_artifacts()])
+    names = [*_bundled_names(), *sorted(installed)]
+    return next((installed[name] for name in names if name in installed), None)
+
+
+def _bundled_names() -> list[str]:
+    """Return the names of the artifacts in the order of the installed bundle.json, if it is one."""
+    try:
+        named = json.loads((Path(sys.prefix) / "bundle.json").read_bytes())["artifacts"]
+        return [str(path).removeprefix("artifacts/") for path in named]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
 def chats() -> Path:
     """Return the folder of conversations."""
     return home() / "chats"
@@ -53,11 +94,12 @@ def safe_name(text: str) -> str:
 
 
 def find_artifact(name_or_path: str) -> Path:
-    """Return the folder of an artifact given by path, or by its name in the store.
+    """Return the folder of an artifact given by path, by its name in the store, or installed.
 
-    Raises InputError that lists what the store holds.
+    Raises InputError that lists what there is.
     """
-    return _find(name_or_path, artifacts(), "edgekit.json", "artifact", "edgekit convert")
+    folders = [artifacts(), installed_artifacts()]
+    return _find(name_or_path, folders, "edgekit.json", "artifact", "edgekit convert")
 
 
 def find_checkpoint(name_or_path: str) -> Path:
@@ -65,17 +107,30 @@ def find_checkpoint(name_or_path: str) -> Path:
 
     Raises InputError that lists what the store holds.
     """
-    return _find(name_or_path, models(), "config.json", "checkpoint", "edgekit pull")
+    return _find(name_or_path, [models()], "config.json", "checkpoint", "edgekit pull")
 
 
-def _find(name_or_path: str, folder: Path, mark: str, kind: str, maker: str) -> Path:
+def _find(name_or_path: str, folders: Sequence[Path], mark: str, kind: str, maker: str) -> Path:
     path = Path(name_or_path).expanduser()
     if (path / mark).is_file():
         return path
-    if path.name == name_or_path and (folder / name_or_path / mark).is_file():
-        return folder / name_or_path
+    held = _held(mark, folders)
+    if name_or_path in held:
+        return held[name_or_path]
     if path.exists():
         raise InputError(f"{path} holds no {mark}, so it is no {kind}", hint=f"see {maker} --help")
-    held = sorted(p.parent.name for p in folder.glob(f"[!.]*/{mark}"))
-    known = f"the store holds: {', '.join(held)}" if held else f"make one with {maker}"
+    known = f"the store holds: {', '.join(sorted(held))}" if held else f"make one with {maker}"
     raise InputError(f"there is no {kind} '{name_or_path}'", hint=known)
+
+
+def _held(mark: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """Return what the folders hold, by name; the first folder that has a name decides."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in folder.glob(f"[!.]*/{mark}"):
+            found.setdefault(path.parent.name, path.parent)
+    return found
+
+
+def _by_name(path: Path) -> str:
+    return path.name

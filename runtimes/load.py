@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from edgekit.artifact import Artifact
+from devices.detect import physical_cores
+from devices.estimate import require_memory
+from edgekit.artifact import Artifact, Format
 from edgekit.errors import InputError, UsageError
 from runtimes.base import Runtime
+from runtimes.cpu_variants import threads_for
 from runtimes.engine import Engine
 from runtimes.local import LocalRuntime
 
@@ -23,15 +26,18 @@ def load(
     """Return a running model; the caller closes it.
 
     `context_length` is in tokens, by default the model's own up to 4,096. `threads` is by default
-    the number of physical cores. The engine runs in a worker process unless `in_process`: that is
-    for tests and benchmarks, since a hostile file can then do what it likes to this process.
+    what was measured best at the first start here, else the number of physical cores. The engine
+    runs in a worker process unless `in_process`: that is for tests and benchmarks, since a hostile
+    file can then do what it likes to this process.
 
     Raises InputError for a damaged or hostile file and for a context longer than the model's,
-    UsageError for impossible numbers, MissingExtraError, EngineFailure if the worker dies.
+    GateError where memory is too small, UsageError for impossible numbers, MissingExtraError,
+    EngineFailure if the worker dies.
     """
     tokens = _context_length(artifact, context_length)
-    engine_threads = _threads(threads)
+    engine_threads = _threads(threads, artifact.manifest.format)
     check(artifact)
+    require_memory(artifact, tokens)
     if in_process:
         from runtimes import quiet
 
@@ -102,11 +108,9 @@ def _context_length(artifact: Artifact, asked: int | None) -> int:
     return asked
 
 
-def _threads(asked: int | None) -> int:
+def _threads(asked: int | None, format_name: Format) -> int:
     if asked is None:
-        from devices.detect import physical_cores
-
-        return physical_cores()
+        return threads_for(format_name) or physical_cores()
     if asked < 1:
         raise UsageError(f"an engine cannot compute with {asked} threads")
     return asked

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+# The tests run side by side, and torch's threads wait for each other spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "

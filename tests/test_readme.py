@@ -32,11 +32,11 @@ def commands() -> list[list[str]]:
 
 def test_the_tree_exists() -> None:
     tree = next(block for block in blocks("") if block.startswith("edgekit/"))
-    top = ""
+    above: list[str] = []
     for line in tree.splitlines():
-        name = line.split()[0]
-        top = top if line.startswith(" ") else name
-        assert (ROOT / (top + name if line.startswith(" ") else name)).is_dir()
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = [*above[:depth], line.split()[0]]
+        assert ROOT.joinpath(*above).is_dir(), line
 
 
 def test_the_command_table_lists_every_command_and_no_other() -> None:

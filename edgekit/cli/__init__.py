@@ -9,6 +9,7 @@ import traceback
 import click
 
 from edgekit.cli.bench import bench
+from edgekit.cli.bundle import bundle
 from edgekit.cli.calibrate import calibrate
 from edgekit.cli.chat import chat
 from edgekit.cli.check import check
@@ -17,7 +18,9 @@ from edgekit.cli.demo import demo
 from edgekit.cli.devices import devices
 from edgekit.cli.doctor import doctor
 from edgekit.cli.inspect import inspect
+from edgekit.cli.latency import latency
 from edgekit.cli.output import styled
+from edgekit.cli.plan import plan
 from edgekit.cli.privacy import privacy
 from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
 from edgekit.cli.pull import pull
@@ -48,7 +51,8 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, calibrate, convert, check, bench, devices, run, chat, privacy, doctor,
+    demo, pull, inspect, calibrate, convert, check, bench, devices, plan, latency, bundle,
+    run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")

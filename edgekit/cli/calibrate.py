@@ -9,7 +9,7 @@ import click
 from edgekit.cli.output import facts, json_option, print_json
 
 
-@click.command(short_help="Measure which weights matter; convert then rounds those with care.")
+@click.command(short_help="Measure which weights matter to the model.")
 @click.argument("checkpoint")
 @click.option("--text", type=click.Path(path_type=Path), help="Default: the model's own writing.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Also write the matrix here.")

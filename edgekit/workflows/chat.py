@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import store
-from edgekit.artifact import MANIFEST_NAME, Artifact
+from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, InputError, PrivacyError
 from edgekit.extras import need
 from edgekit.privacy import quiet
 from edgekit.settings import Bandwidth, load_settings
-from edgekit.store import artifacts, find_artifact
+from edgekit.store import find_artifact
 from runtimes.base import Runtime, Sampling
 from tui.clean import clean_line
 from tui.recorder import DRAFT, OPEN
@@ -197,8 +197,8 @@ def _open(wish: Wish, name: str) -> Runtime:
 
 
 def list_artifacts() -> list[ArtifactChoice]:
-    """Return what the store holds, by name, with what `check` and `bench` measured of it."""
-    return [_choice(path.parent) for path in sorted(artifacts().glob(f"[!.]*/{MANIFEST_NAME}"))]
+    """Return each artifact by name, with what `check` and `bench` measured of it."""
+    return [_choice(path) for path in store.list_artifacts()]
 
 
 def _choice(folder: Path) -> ArtifactChoice:
@@ -234,11 +234,10 @@ def _problem(artifact: Artifact) -> str:
 def _choose(name_or_path: str | None) -> str:
     """Return the name, or the path, of an artifact that can chat."""
     if name_or_path is None:
-        manifests = artifacts().glob(f"[!.]*/{MANIFEST_NAME}")
-        made = sorted(manifests, key=lambda path: path.stat().st_mtime)
-        if not made:
+        chosen = store.default_artifact()
+        if chosen is None:
             raise InputError("the store holds no artifact", hint="make one: edgekit demo")
-        name_or_path = made[-1].parent.name
+        name_or_path = chosen.name
     artifact = Artifact.open(find_artifact(name_or_path))
     if problem := _problem(artifact):
         raise InputError(f"{name_or_path}: {problem}", hint="edgekit run continues a text")

@@ -11,7 +11,7 @@ from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.gguf_header import read_header
 from edgekit.progress import Progress
-from edgekit.store import artifacts, models
+from edgekit.store import artifacts, installed_artifacts, models
 from edgekit.units import format_bytes
 
 
@@ -39,7 +39,7 @@ def inspect(path: Path, verify: bool, progress: Progress) -> dict[str, Any]:
 def _locate(path: Path) -> Path:
     if path.exists():
         return path
-    for folder in (artifacts(), models()):
+    for folder in (artifacts(), installed_artifacts(), models()):
         if path.name == str(path) and (folder / path).is_dir():
             return folder / path
     raise InputError(f"there is no file, folder, artifact or checkpoint '{path}'")

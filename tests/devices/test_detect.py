@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from devices.detect import describe, physical_cores, read_bandwidth_bytes_per_s
 
@@ -25,3 +30,26 @@ def test_fewer_usable_processors_mean_fewer_cores() -> None:
 
 def test_bandwidth_is_plausible() -> None:
     assert 2e8 < read_bandwidth_bytes_per_s(megabytes=64, seconds=0.05) < 5e12
+
+
+def test_the_limit_of_a_control_group_counts() -> None:
+    """In a memory control group of our own, as root: psutil and sysconf would not notice."""
+    root = Path("/sys/fs/cgroup/memory")
+    limit = "memory.limit_in_bytes"
+    if not (root / limit).exists():
+        root, limit = Path("/sys/fs/cgroup"), "memory.max"
+    group = root / f"edgekit-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        if not (group / limit).exists():
+            pytest.skip(f"{group} has no memory controller")
+        (group / limit).write_text(str(512 << 20))
+        join = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
+        program = join + "from devices.detect import memory_bytes\nprint(memory_bytes())"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.stdout.strip() == str(512 << 20), done.stderr
+    finally:
+        group.rmdir()

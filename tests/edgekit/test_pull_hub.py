@@ -271,7 +271,7 @@ def kill_in_the_middle(hub: Hub) -> int:
     hub.pace_s = 0.02
     process = start_pull("hf:org/tiny")
     deadline = time.monotonic() + 60
-    while not kept_bytes() and time.monotonic() < deadline:
+    while kept_bytes() < CHUNK_BYTES and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.communicate()

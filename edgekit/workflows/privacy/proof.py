@@ -225,11 +225,12 @@ def _installed(engine: str) -> bool:
 
 def _newest(engine: str) -> Path | None:
     """Return the newest artifact in the store that `engine` can open."""
-    manifests = store.artifacts().glob(f"[!.]*/{MANIFEST_NAME}")
-    for manifest in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
+    folders = store.list_artifacts()
+    folders.sort(key=lambda path: (path / MANIFEST_NAME).stat().st_mtime, reverse=True)
+    for folder in folders:
         try:
-            if Artifact.open(manifest.parent).manifest.format == engine:
-                return manifest.parent
+            if Artifact.open(folder).manifest.format == engine:
+                return folder
         except EdgekitError:  # a damaged one is not this command's business
             continue
     return None

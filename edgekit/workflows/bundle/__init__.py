@@ -1,0 +1,1 @@
+"""bundle: one folder with all that a device without a network needs, signed."""

@@ -1,0 +1,30 @@
+"""Cross-compiled llama.cpp wheels for tests: built once (minutes), kept in the temporary folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from edgekit.progress import NoProgress
+from edgekit.workflows.bundle.llama_wheel import cached_wheel, llama_wheel
+
+KEPT = Path(tempfile.gettempdir()) / "edgekit-tests-wheels"
+
+
+def built_wheel(machine: str, *, build: bool = False) -> Path:
+    """Return the wheel for `machine`. Without `build`, skip if no earlier test built it."""
+    before = os.environ.get("EDGEKIT_HOME")
+    os.environ["EDGEKIT_HOME"] = str(KEPT)
+    try:
+        if (kept := cached_wheel(machine)) is not None:
+            return kept
+        if not build:
+            pytest.skip(f"no llama.cpp wheel for {machine} was built: pytest -m arm builds it")
+        return llama_wheel(machine, NoProgress())
+    finally:
+        os.environ.pop("EDGEKIT_HOME")
+        if before is not None:
+            os.environ["EDGEKIT_HOME"] = before
