@@ -26,8 +26,8 @@ from edgekit.errors import InputError
 from edgekit.progress import Progress
 
 SEEDS = Path(__file__).parent / "texts" / "seeds.json"
-WINDOW_TOKENS = 320
-BATCH = 16
+WINDOW_TOKENS = 192
+BATCH = 64  # together: a step reads every weight once, however many texts there are
 MAX_TEXT_BYTES = 64 << 20
 
 
