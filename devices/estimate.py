@@ -6,6 +6,7 @@ makes an answer take minutes or kills the process without a word.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devices.detect import describe
@@ -13,11 +14,11 @@ from devices.memory import APPLE_FEATURES, pieces, reclaimable_bytes
 from devices.model_facts import ModelFacts
 from devices.profile import DeviceProfile
 from devices.speed import FIXED_S, Costs, bound_by_memory, decode_s, prefill_s
-from edgekit.artifact import Artifact
 from edgekit.errors import GateError
 from edgekit.units import format_bytes
 
 DEFAULT_PROMPT_TOKENS = 512
+LEAST_CONTEXT = 512
 # Shares of the figure. Memory: the worst of our own measurements. Decode: what most published rows
 # (devices/published.toml) keep; a model that the cores bound is judged by kernels of another chip.
 # Prefill: a judgement, as few figures are published.
@@ -82,24 +83,42 @@ def estimate(
     )
 
 
-def require_memory(artifact: Artifact, context_length: int, limit_bytes: int | None = None) -> None:
-    """Raise GateError if loading `artifact` needs more memory than this process may use.
+def require_memory(model: ModelFacts, context_length: int, limit_bytes: int | None = None) -> None:
+    """Raise GateError if loading `model` needs more memory than this process may use.
 
     `limit_bytes` is by default what the machine and its control group allow; unknown (0) passes.
     What can be taken back does not count, nor does what other programs use just now.
     """
     machine = describe()
     limit = machine.memory_bytes if limit_bytes is None else limit_bytes
-    model = ModelFacts.of(artifact)
-    memory = pieces(model, machine.features, context_length, DEFAULT_PROMPT_TOKENS)
-    needed = sum(memory.values()) - reclaimable_bytes(model, memory)
+    needed = _needed_bytes(model, machine.features, context_length)
     if 0 < limit < needed:
         raise GateError(
-            f"{artifact.manifest.name} with a context of {context_length} tokens needs "
+            f"{model.name} with a context of {context_length} tokens needs "
             f"{format_bytes(needed)} of memory, this process may use {format_bytes(limit)}",
             hint="choose a smaller scheme, a shorter context, or raise the limit; "
             "edgekit plan shows what fits",
         )
+
+
+def context_that_fits(model: ModelFacts, most: int, limit_bytes: int | None = None) -> int:
+    """Return `most` tokens of context, halved until they fit, but at least LEAST_CONTEXT or `most`.
+
+    For a context that nobody asked for: half of one is better than none. Memory as above.
+    """
+    machine = describe()
+    limit = machine.memory_bytes if limit_bytes is None else limit_bytes
+    context = most
+    while context // 2 >= LEAST_CONTEXT:
+        if not 0 < limit < _needed_bytes(model, machine.features, context):
+            break
+        context //= 2
+    return context
+
+
+def _needed_bytes(model: ModelFacts, features: Sequence[str], context_length: int) -> int:
+    memory = pieces(model, features, context_length, DEFAULT_PROMPT_TOKENS)
+    return sum(memory.values()) - reclaimable_bytes(model, memory)
 
 
 def _uncertainty(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import assert_never
 
 from devices.detect import physical_cores
-from devices.estimate import require_memory
-from edgekit.artifact import Artifact, Format
+from devices.estimate import context_that_fits, require_memory
+from devices.model_facts import ModelFacts
+from edgekit.artifact import Artifact, Format, Manifest
 from edgekit.errors import InputError, UsageError
 from runtimes.base import Runtime
 from runtimes.cpu_variants import threads_for
@@ -25,19 +26,20 @@ def load(
 ) -> Runtime:
     """Return a running model; the caller closes it.
 
-    `context_length` is in tokens, by default the model's own up to 4,096. `threads` is by default
-    what was measured best at the first start here, else the number of physical cores. The engine
-    runs in a worker process unless `in_process`: that is for tests and benchmarks, since a hostile
-    file can then do what it likes to this process.
+    `context_length` is in tokens, by default the model's own up to 4,096, or what of that fits the
+    memory. `threads` is by default what was measured best at the first start here, else the number
+    of physical cores. The engine runs in a worker process unless `in_process`: that is for tests
+    and benchmarks, since a hostile file can then do what it likes to this process.
 
     Raises InputError for a damaged or hostile file and for a context longer than the model's,
     GateError where memory is too small, UsageError for impossible numbers, MissingExtraError,
     EngineFailure if the worker dies.
     """
-    tokens = _context_length(artifact, context_length)
-    engine_threads = _threads(threads, artifact.manifest.format)
     check(artifact)
-    require_memory(artifact, tokens)
+    facts = ModelFacts.of(artifact)
+    tokens = _context_length(artifact.manifest, facts, context_length)
+    engine_threads = _threads(threads, artifact.manifest.format)
+    require_memory(facts, tokens)
     if in_process:
         from runtimes import quiet
 
@@ -94,15 +96,15 @@ def engine_for(artifact: Artifact, *, context_length: int, threads: int) -> Engi
             assert_never(unknown)
 
 
-def _context_length(artifact: Artifact, asked: int | None) -> int:
-    longest = artifact.manifest.context_length
+def _context_length(manifest: Manifest, model: ModelFacts, asked: int | None) -> int:
+    longest = manifest.context_length
     if asked is None:
-        return min(longest, DEFAULT_CONTEXT_LENGTH)
+        return context_that_fits(model, min(longest, DEFAULT_CONTEXT_LENGTH))
     if asked < 2:
         raise UsageError(f"a context of {asked} tokens holds no prompt and answer")
     if asked > longest:
         raise InputError(
-            f"a context of {asked} tokens is asked for, {artifact.manifest.name} has {longest}",
+            f"a context of {asked} tokens is asked for, {manifest.name} has {longest}",
             hint=f"ask for {longest} tokens at most",
         )
     return asked

@@ -11,7 +11,7 @@ import pytest
 from converters.checkpoint import Checkpoint
 from converters.convert import convert
 from converters.recipe import Recipe
-from devices.estimate import estimate, require_memory
+from devices.estimate import LEAST_CONTEXT, context_that_fits, estimate, require_memory
 from devices.memory import pieces, repacked_bytes
 from devices.model_facts import ModelFacts
 from devices.profile import DeviceProfile, load_profile
@@ -142,11 +142,27 @@ def test_what_can_be_taken_back_need_not_fit(make_artifact: Callable[..., Artifa
 def test_a_load_beyond_the_limit_is_refused_with_both_numbers(
     make_artifact: Callable[..., Artifact],
 ) -> None:
-    artifact = make_artifact("llama", "gguf", "q4_0")
-    require_memory(artifact, 512, limit_bytes=200_000_000)
-    require_memory(artifact, 512, limit_bytes=0)  # unknown: nothing to hold it to
+    model = ModelFacts.of(make_artifact("llama", "gguf", "q4_0"))
+    require_memory(model, 512, limit_bytes=200_000_000)
+    require_memory(model, 512, limit_bytes=0)  # unknown: nothing to hold it to
     with pytest.raises(GateError, match=r"needs 5\d\.\d MB of memory, this process may use 40\.0"):
-        require_memory(artifact, 512, limit_bytes=40_000_000)
+        require_memory(model, 512, limit_bytes=40_000_000)
+
+
+def test_a_context_that_nobody_asked_for_is_halved_until_it_fits(
+    make_artifact: Callable[..., Artifact],
+) -> None:
+    model = ModelFacts.of(make_artifact("llama", "gguf", "q4_0"))
+    assert context_that_fits(model, 4096, limit_bytes=0) == 4096
+    roomy, tight = 200_000_000, 60_000_000
+    assert context_that_fits(model, 4096, limit_bytes=roomy) == 4096
+    chosen = context_that_fits(model, 4096, limit_bytes=tight)
+    assert LEAST_CONTEXT <= chosen < 4096
+    require_memory(model, chosen, limit_bytes=tight)
+    with pytest.raises(GateError):
+        require_memory(model, 2 * chosen, limit_bytes=tight)
+    assert context_that_fits(model, 4096, limit_bytes=1) == LEAST_CONTEXT
+    assert context_that_fits(model, 300, limit_bytes=1) == 300
 
 
 def test_a_header_that_lies_is_refused(

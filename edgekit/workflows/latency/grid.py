@@ -12,6 +12,7 @@ from pathlib import Path
 
 from devices.detect import Machine, describe
 from devices.estimate import require_memory
+from devices.model_facts import ModelFacts
 from devices.profile import THIS, DeviceProfile, load_profile, names
 from edgekit.artifact import Artifact
 from edgekit.errors import GateError, UsageError
@@ -164,7 +165,7 @@ def rehearsed(cell: Cell, unlimited: Measured, machine: Machine) -> Cell:
     limits = limits_of(profile, share_of(profile, unlimited))
     try:
         context_length = REHEARSAL.prompt_tokens + REHEARSAL.answer_tokens
-        require_memory(cell.artifact, context_length, limits.memory_bytes)
+        require_memory(ModelFacts.of(cell.artifact), context_length, limits.memory_bytes)
         found = under(cell.artifact, limits)
     except GateError as error:
         return replace(cell, why=error.message)
