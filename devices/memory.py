@@ -38,8 +38,9 @@ ONNX_VOCABULARY_FACTOR = 5.2
 ONNX_BYTES_PER_BLOCK = 10
 ONNX_CODE_BYTES = {"int4": 0.5, "int8": 1.0, "f16": 5.8, "f32": 4.0}  # f16 is widened, and kept
 ONNX_BUFFER_BYTES = int(5.6 * MIB)
-# Pages of the embedding that a prompt touches: tokens repeat, and the system reads 64 kB at once.
-DISTINCT_TOKENS_FACTOR, READ_AROUND_BYTES = 13.0, 32 << 10
+# Pages of the embedding that a prompt touches: tokens repeat, and the system maps 32 kB at once, of
+# a file that was just written 64 kB or more.
+DISTINCT_TOKENS_FACTOR, READ_AROUND_BYTES = 13.0, 48 << 10
 
 # Types that llama.cpp copies into another order when the processor has the feature (its
 # ggml_repack_get_optimal_repack_type): the copy comes on top of the mapped file.
