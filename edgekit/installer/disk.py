@@ -144,10 +144,19 @@ def make_folders(folder: Path) -> list[Path]:
             raise BundleError(f"{path} is no folder", hint="choose another folder with --prefix")
         missing.insert(0, path)
     with disk_errors(f"{folder} cannot be made"):
-        for path in missing:
-            path.mkdir(0o755)
-            sync_path(path.parent)
-    return missing
+        return [path for path in missing if _make_folder(path)]
+
+
+def _make_folder(path: Path) -> bool:
+    """Make one folder, durable; return whether it was made here, or by another one meanwhile."""
+    try:
+        path.mkdir(0o755)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return False
+    sync_path(path.parent)
+    return True
 
 
 def require_links(folder: Path) -> None:

@@ -402,6 +402,20 @@ def test_the_second_of_two_installers_waits_and_both_succeed(
     }
 
 
+def test_a_folder_that_another_one_makes_meanwhile_is_no_error(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def after_another(path: Path, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    assert disk.make_folders(prefix) == []
+    assert prefix.is_dir()
+
+
 def test_a_waiting_installer_says_so(first: Path, prefix: Path) -> None:
     prefix.mkdir(parents=True)
     with disk.locked(prefix / "install.lock", lambda: None):
