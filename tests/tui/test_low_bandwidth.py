@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -559,7 +560,7 @@ def test_tmux_shows_the_same_in_both_modes(tmp_path: Path) -> None:
         low, full = (session.shown_at_the_end() for session in sessions)
     finally:
         for session in sessions:
-            session.run("kill-server", check=False)
+            session.end()
     assert any(cell[0] == "漢" for row in low for cell in row)
     assert low == full
 
@@ -579,6 +580,12 @@ class TmuxSession:
             [*self._tmux, *words], check=check, capture_output=True, text=True, env=environment
         )
         return done.stdout
+
+    def end(self) -> None:
+        """End the program, which a hang-up alone does not, and tmux."""
+        if process := self.run("display-message", "-p", "#{pane_pid}", check=False).strip():
+            os.kill(int(process), signal.SIGKILL)
+        self.run("kill-server", check=False)
 
     def shown_at_the_end(self) -> list[list[tuple[Any, ...]]]:
         """Return the cells and their looks when the program has come to its end."""
