@@ -5,11 +5,8 @@ The user's own pip settings decide from where. llama.cpp's source lies inside it
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -18,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import store
-from edgekit.errors import GateError, InputError, MissingExtraError
+from edgekit.errors import InputError
 from edgekit.extras import need
 from edgekit.files import disk_errors, make_folder, sha256_file
 from edgekit.progress import Progress
 from edgekit.workflows.bundle.llama_wheel_targets import VERSION, WheelTarget
 from edgekit.workflows.sources.base import growing
+from edgekit.workflows.sources.pip_download import pip_download, wrong_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def fetch(progress: Progress) -> Path:
         work = Path(folder)
         label = f"downloading the source of {SDIST.name} {SDIST.version}"
         with growing(progress, label, SDIST.bytes, lambda: _largest(work)):
-            fetched = _pip_download(work)
+            fetched = _fetch(work)
         os.replace(fetched, kept)
     return kept
 
@@ -93,40 +91,18 @@ def choose_variants(build_file: Path, target: WheelTarget) -> None:
     build_file.write_text(replaced, encoding="utf-8")
 
 
-def _pip_download(work: Path) -> Path:
+def _fetch(work: Path) -> Path:
     """Let pip fetch the archive into `work` and return its path."""
     # pip asks the archive for its metadata, which its build backend must answer: the installed
     # one, so that nothing is fetched that no hash pins.
     need("scikit_build_core", "bundle")
-    if importlib.util.find_spec("pip") is None:
-        raise MissingExtraError(
-            f"fetching {SDIST.name} needs pip, and {sys.executable} has none",
-            hint=f"{sys.executable} -m ensurepip, or: uv pip install pip",
-        )
-    requirements, temporary = work / "requirements.txt", work / "tmp"
-    temporary.mkdir()
-    requirements.write_text(f"{SDIST.name}=={SDIST.version} --hash=sha256:{SDIST.sha256}\n")
-    command = [
-        # -P: a file pip.py in the current folder must not be run.
-        *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-build-isolation"),
-        *(f"--no-binary={SDIST.name}", "--no-input", "--progress-bar=off", "--require-hashes"),
-        *("--disable-pip-version-check", "--requirement", str(requirements)),
-        *("--dest", str(work)),
-    ]
-    done = subprocess.run(  # noqa: S603
-        command,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    pinned = f"{SDIST.name}=={SDIST.version} --hash=sha256:{SDIST.sha256}"
+    options = ["--no-build-isolation", f"--no-binary={SDIST.name}"]
+    pip_download(f"the source of {SDIST.name} {SDIST.version}", [pinned], options, work, work)
     fetched = work / SDIST.filename
-    if done.returncode != 0 or not fetched.is_file() or sha256_file(fetched) != SDIST.sha256:
-        raise _pip_error(done.stdout)
-    shutil.rmtree(temporary, ignore_errors=True)
+    if not fetched.is_file() or sha256_file(fetched) != SDIST.sha256:
+        raise wrong_content(SDIST.filename)
+    shutil.rmtree(work / "tmp", ignore_errors=True)
     return fetched
 
 
@@ -138,23 +114,3 @@ def _largest(folder: Path) -> int:
             with suppress(OSError):
                 largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
     return largest
-
-
-def _pip_error(output: str) -> InputError | GateError:
-    if "No space left on device" in output:
-        return GateError(
-            f"the disk that holds {store.cache()} is full",
-            hint="free some space, and run the same command again",
-        )
-    if "DO NOT MATCH THE HASHES" in output:
-        return InputError(
-            f"the index that pip uses delivers a {SDIST.filename} whose SHA-256 is not the one "
-            "edgekit knows",
-            hint="check the index that pip uses (pip config list)",
-        )
-    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = lines[0].removeprefix("ERROR:").strip() if lines else "it gave no reason"
-    return InputError(
-        f"pip could not fetch the source of {SDIST.name} {SDIST.version}: {reason}",
-        hint="check the network, and the index that pip uses (pip config list)",
-    )

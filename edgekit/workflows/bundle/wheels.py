@@ -6,22 +6,19 @@ The user's own pip settings decide from where pip fetches.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit import store
-from edgekit.errors import GateError, InputError, MissingExtraError
 from edgekit.files import file_lock, make_folder, require_space, sha256_file
 from edgekit.privacy.lock import refuse_network
 from edgekit.progress import Progress
 from edgekit.workflows.bundle.lock_files import LockedWheel
 from edgekit.workflows.bundle.targets import Target
 from edgekit.workflows.sources.base import file_sizes, growing
+from edgekit.workflows.sources.pip_download import pip_download, wrong_content
 
 
 def fetch(
@@ -53,7 +50,7 @@ def pip_arguments(target: Target) -> list[str]:
 def _found(wheel: LockedWheel, wheelhouse: Path | None) -> Path:
     path = _find(wheel, wheelhouse)
     if path is None:
-        raise _wrong_content(wheel.filename)
+        raise wrong_content(wheel.filename)
     return path
 
 
@@ -79,71 +76,21 @@ def _download(
     refuse_network(f"pip ({len(missing)} wheels)")
     work = folder / ".bundle-work"
     shutil.rmtree(work, ignore_errors=True)
-    make_folder(work / "tmp")
+    make_folder(work)
     total = sum(wheel.bytes for wheel in missing)
     require_space(work, 2 * total)
     try:
         # pip keeps every wheel in its temporary folder until the last one is there.
         label = f"downloading {len(missing)} wheels"
         with growing(progress, label, total, lambda: sum(file_sizes(work))):
-            _run_pip(missing, target, work)
+            pinned = [wheel.requirement for wheel in missing]
+            what = f"the {len(missing)} missing wheels"
+            pip_download(what, pinned, pip_arguments(target), work, work / "wheels")
         for wheel in missing:
             fetched = work / "wheels" / wheel.filename
             if not fetched.is_file() or sha256_file(fetched) != wheel.sha256:
-                raise _wrong_content(wheel.filename)
+                raise wrong_content(wheel.filename)
             make_folder(_cached(wheel).parent)
             os.replace(fetched, _cached(wheel))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _run_pip(missing: Sequence[LockedWheel], target: Target, work: Path) -> None:
-    if importlib.util.find_spec("pip") is None:
-        raise MissingExtraError(
-            f"fetching wheels needs pip, and {sys.executable} has none",
-            hint=f"{sys.executable} -m ensurepip, or: uv pip install pip",
-        )
-    requirements = work / "requirements.txt"
-    requirements.write_text("\n".join(wheel.requirement for wheel in missing) + "\n")
-    command = [
-        # -P: a file pip.py in the current folder must not be run.
-        *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--require-hashes"),
-        *("--no-input", "--progress-bar=off", "--disable-pip-version-check"),
-        *("--requirement", str(requirements), "--dest", str(work / "wheels")),
-        *pip_arguments(target),
-    ]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        command,
-        env={**os.environ, "TMPDIR": str(work / "tmp")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise _pip_error(len(missing), done.stdout)
-
-
-def _pip_error(count: int, output: str) -> InputError | GateError:
-    if "No space left on device" in output:
-        return GateError(
-            f"the disk that holds {store.cache()} is full",
-            hint="free some space, and run the same command again",
-        )
-    if "DO NOT MATCH THE HASHES" in output:
-        return _wrong_content("wheel")
-    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = lines[-1].removeprefix("ERROR:").strip() if lines else "it gave no reason"
-    return InputError(
-        f"pip could not fetch the {count} missing wheels: {reason}",
-        hint="check the network, and the index that pip uses (pip config list)",
-    )
-
-
-def _wrong_content(what: str) -> InputError:
-    return InputError(
-        f"the index that pip uses delivers a {what} whose SHA-256 is not the pinned one",
-        hint="check the index that pip uses (pip config list)",
-    )

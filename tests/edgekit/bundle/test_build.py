@@ -216,7 +216,7 @@ def test_a_wheel_with_another_hash_is_not_taken(
     """pip is asked next, and finds the same wrong wheel: it must refuse it too."""
     make_wheel(workshop.wheelhouse, "click", "8.5.1", files={"click/__init__.py": "evil = 1"})
     only_from(workshop.wheelhouse, monkeypatch)
-    with pytest.raises(InputError, match="SHA-256 is not the pinned one"):
+    with pytest.raises(InputError, match="SHA-256 is not the one edgekit knows"):
         workshop.build(onnx)
     assert not (workshop.folder / "out").exists()
 
