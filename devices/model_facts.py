@@ -74,17 +74,24 @@ class ModelFacts:
         return sum(self.block_weights.values())
 
     @classmethod
-    def of(cls, artifact: Artifact) -> ModelFacts:
-        """Return the facts of an artifact. Raises InputError for a header that makes no sense."""
+    def of(cls, artifact: Artifact, header: GgufHeader | None = None) -> ModelFacts:
+        """Return the facts of an artifact; a GGUF file is read unless its `header` is given.
+
+        Raises InputError for a header that makes no sense.
+        """
         manifest = artifact.manifest
         if manifest.format == "gguf":
-            return cls.of_gguf(artifact.entry, name=manifest.name, scheme=manifest.scheme)
+            return cls.of_gguf(
+                artifact.entry, name=manifest.name, scheme=manifest.scheme, header=header
+            )
         return _of_onnx(artifact)
 
     @classmethod
-    def of_gguf(cls, path: Path, *, name: str = "", scheme: str = "") -> ModelFacts:
+    def of_gguf(
+        cls, path: Path, *, name: str = "", scheme: str = "", header: GgufHeader | None = None
+    ) -> ModelFacts:
         """Return the facts of a GGUF file, from its header. Raises InputError."""
-        header = read_header(path)
+        header = header or read_header(path)
         try:
             return _of_header(header, name or path.stem, scheme or _main_type(header))
         except (OverflowError, ZeroDivisionError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from devices.detect import physical_cores
 from devices.estimate import context_that_fits, require_memory
@@ -13,6 +13,9 @@ from runtimes.base import Runtime
 from runtimes.cpu_variants import threads_for
 from runtimes.engine import Engine
 from runtimes.local import LocalRuntime
+
+if TYPE_CHECKING:
+    from edgekit.gguf_header import GgufHeader
 
 DEFAULT_CONTEXT_LENGTH = 4096
 
@@ -35,8 +38,7 @@ def load(
     GateError where memory is too small, UsageError for impossible numbers, MissingExtraError,
     EngineFailure if the worker dies.
     """
-    check(artifact)
-    facts = ModelFacts.of(artifact)
+    facts = ModelFacts.of(artifact, check(artifact))
     tokens = _context_length(artifact.manifest, facts, context_length)
     engine_threads = _threads(threads, artifact.manifest.format)
     require_memory(facts, tokens)
@@ -56,17 +58,21 @@ def load(
     )
 
 
-def check(artifact: Artifact) -> None:
-    """Read the entry file's header strictly, in Python, before any C++ does. Raises InputError."""
+def check(artifact: Artifact) -> GgufHeader | None:
+    """Read the entry file's header strictly, in Python, before any C++ does; return a GGUF's.
+
+    Raises InputError.
+    """
     match artifact.manifest.format:
         case "gguf":
             from edgekit.gguf_header import read_header
 
-            read_header(artifact.entry)
+            return read_header(artifact.entry)
         case "onnx":
             from edgekit.onnx_header import check as check_graph
 
             check_graph(artifact.entry)
+            return None
         case unknown:
             assert_never(unknown)
 
