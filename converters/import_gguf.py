@@ -25,7 +25,7 @@ from converters.gguf_config import generation_config, model_config
 from converters.gguf_metadata import ARCHITECTURES, rope_factors
 from converters.gguf_plan import ROPE_FACTORS, gguf_name
 from converters.gguf_tokenizer import tokenizer_files
-from converters.safetensors_writer import FLOAT32_BYTES, write_float32
+from converters.safetensors_writer import FLOAT32_BYTES, write_tensors
 from edgekit.errors import InputError
 from edgekit.files import disk_errors, require_space
 from edgekit.gguf_header import GgufHeader, GgufTensor, read_header
@@ -64,7 +64,7 @@ def import_gguf(gguf_path: Path, out_folder: Path, *, progress: Progress | None 
             (out_folder / name).write_text(text, encoding="utf-8")
         (out_folder / "README.md").write_text(_model_card(header), encoding="utf-8")
         with (progress or NoProgress()).task("importing weights", total_bytes) as advance:
-            write_float32(
+            write_tensors(
                 out_folder / "model.safetensors",
                 {weight.spec.name: weight.spec.shape for weight in weights},
                 _slabs(gguf_path, weights),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from converters.checkpoint import Checkpoint
 from converters.convert import convert
 from converters.recipe import Recipe
-from converters.safetensors_writer import write_float32
+from converters.safetensors_writer import write_tensors
 from devices.model_facts import ModelFacts
 from devices.speed import SAMPLE_S_PER_LOGIT, Costs
 from edgekit.artifact import Format
@@ -206,7 +206,7 @@ def write_checkpoint(folder: Path, size: Size) -> Checkpoint:
     _write_tokenizer(folder)
     shapes = _shapes(size)
     weights = folder / "model.safetensors"
-    write_float32(weights, shapes, _random(shapes), lambda _: None)
+    write_tensors(weights, shapes, _random(shapes), lambda _: None)
     return Checkpoint.open(folder)
 
 
