@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from edgekit.certificate import Certificate as Certificate
+from edgekit.certificate import read_certificate
 from edgekit.errors import InputError
+from edgekit.fields import Fields
 from edgekit.files import sha256_file, write_atomically
 
 MANIFEST_NAME = "edgekit.json"
@@ -56,29 +59,6 @@ class Source:
     licence: str
     recipe: dict[str, Any]
     tools: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """How an artifact, run in its own engine, differs from its checkpoint in float32.
-
-    Divergences are in nats per position, KL(checkpoint || artifact). `by_kind` holds the mean
-    divergence and the agreement per kind of text. `noise_floor` is the same measurement of the
-    checkpoint against itself. `text_sha256` and `checkpoint_digest` say what was compared.
-    """
-
-    checkpoint_digest: str
-    text_sha256: str
-    positions: int
-    token_ids_equal: bool
-    kld_mean: float
-    kld_standard_error: float
-    kld_p99: float
-    top1_agreement: float
-    perplexity: float
-    perplexity_source: float
-    noise_floor: float
-    by_kind: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,38 +172,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-class _Fields:
-    """Takes typed values out of one JSON object; names the key in every complaint."""
-
-    def __init__(self, values: Any, where: str) -> None:
-        if not isinstance(values, dict):
-            raise InputError(f"{where} is not a JSON object")
-        self._values = values
-        self._where = where
-
-    def take(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        value = self._values.get(key)
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        right = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-        if not right:
-            wanted = " or ".join(k.__name__ for k in kinds)
-            raise InputError(f"{self._where}: '{key}' should be {wanted}, it is {value!r:.80}")
-        return value
-
-    def count(self, key: str) -> int:
-        value = self.take(key, int)
-        if not 0 <= value < 2**63:
-            raise InputError(f"{self._where}: '{key}' is {value}, which is not a possible count")
-        return int(value)
-
-    def strings(self, key: str) -> dict[str, str]:
-        value = self.take(key, dict)
-        return {str(name): str(text) for name, text in value.items()}
-
-
 def _parse(document: dict[str, Any], path: Path) -> Manifest:
     where = str(path)
-    fields = _Fields(document, where)
+    fields = Fields(document, where)
     schema = fields.count("schema")
     if schema != SCHEMA_VERSION:
         raise InputError(
@@ -233,7 +184,7 @@ def _parse(document: dict[str, Any], path: Path) -> Manifest:
     format_name = fields.take("format", str)
     if format_name not in FORMATS:
         raise InputError(f"{where}: 'format' is {format_name!r}, known are {', '.join(FORMATS)}")
-    files = [_file_entry(_Fields(v, where), where) for v in fields.take("files", list)]
+    files = [_file_entry(Fields(v, where), where) for v in fields.take("files", list)]
     entry = fields.take("entry", str)
     if entry not in {f.path for f in files}:
         raise InputError(f"{where}: 'entry' is {entry!r}, which is not among its files")
@@ -255,15 +206,15 @@ def _parse(document: dict[str, Any], path: Path) -> Manifest:
         stop_token_ids=_token_ids(fields.take("stop_token_ids", list), vocabulary_size, where),
         chat_template=fields.take("chat_template", (str, type(None))),
         files=files,
-        source=_source(_Fields(document.get("source"), where)),
+        source=_source(Fields(document.get("source"), where)),
         substitutions=[
-            _substitution(_Fields(v, where)) for v in fields.take("substitutions", list)
+            _substitution(Fields(v, where)) for v in fields.take("substitutions", list)
         ],
-        certificate=None if certificate is None else _certificate(_Fields(certificate, where)),
+        certificate=None if certificate is None else read_certificate(Fields(certificate, where)),
     )
 
 
-def _file_entry(fields: _Fields, where: str) -> FileEntry:
+def _file_entry(fields: Fields, where: str) -> FileEntry:
     path = fields.take("path", str)
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
@@ -282,7 +233,7 @@ def _token_ids(values: list[Any], vocabulary_size: int, where: str) -> list[int]
     return list(values)
 
 
-def _source(fields: _Fields) -> Source:
+def _source(fields: Fields) -> Source:
     return Source(
         checkpoint=fields.take("checkpoint", str),
         checkpoint_digest=fields.take("checkpoint_digest", str),
@@ -292,30 +243,5 @@ def _source(fields: _Fields) -> Source:
     )
 
 
-def _substitution(fields: _Fields) -> Substitution:
+def _substitution(fields: Fields) -> Substitution:
     return Substitution(*(fields.take(key, str) for key in ("tensor", "asked", "used", "why")))
-
-
-def _certificate(fields: _Fields) -> Certificate:
-    def number(key: str) -> float:
-        return float(fields.take(key, (float, int)))
-
-    by_kind = {
-        str(kind): {key: float(_Fields(values, kind).take(key, (float, int))) for key in values}
-        for kind, values in fields.take("by_kind", dict).items()
-        if isinstance(values, dict)
-    }
-    return Certificate(
-        checkpoint_digest=fields.take("checkpoint_digest", str),
-        text_sha256=fields.take("text_sha256", str),
-        positions=fields.count("positions"),
-        token_ids_equal=fields.take("token_ids_equal", bool),
-        kld_mean=number("kld_mean"),
-        kld_standard_error=number("kld_standard_error"),
-        kld_p99=number("kld_p99"),
-        top1_agreement=number("top1_agreement"),
-        perplexity=number("perplexity"),
-        perplexity_source=number("perplexity_source"),
-        noise_floor=number("noise_floor"),
-        by_kind=by_kind,
-    )
