@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -22,29 +19,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import InputError
 from edgekit.files import sha256_file
+from edgekit.safetensors_header import ITEM_BYTES, TensorInfo, damaged, read_header
 
 MAX_JSON_BYTES = 64 << 20
-MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors specification
-# F64 and integers appear in buffers of old checkpoints; they are read but never exported.
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-ITEM_BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DIGEST_FILES = ("config.json", "tokenizer.json", "tokenizer.model")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where one tensor lies: its safetensors dtype name, shape, file, and byte offset there."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of the tensor's data."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class Checkpoint:
@@ -183,61 +161,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_header(path: Path) -> Iterator[TensorInfo]:
-    """Yield the tensors of a safetensors file; check every size and offset against the file.
-
-    The format is that of the safetensors README: eight bytes of header length, a JSON header,
-    then the data, without holes and without overlaps. Raises InputError.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise _broken(path, f"it has {size} bytes, too few for a header")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise _broken(path, f"its header claims {length} bytes, the file has {size}")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError) as error:
-            raise _broken(path, f"its header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise _broken(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
-    infos = [_tensor_info(path, name, entry, 8 + length) for name, entry in header.items()]
-    _check_layout(path, infos, 8 + length, size)
-    yield from infos
-
-
-def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
-    try:
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise _broken(path, f"the entry of tensor {name!r:.80} is malformed") from error
-    if dtype not in ITEM_BYTES:
-        raise _broken(
-            path, f"tensor {name} has dtype {dtype!r:.40}, known are {', '.join(ITEM_BYTES)}"
-        )
-    numbers = (*shape, begin, end)
-    if not all(type(n) is int and 0 <= n < 2**48 for n in numbers) or len(shape) > 8:
-        raise _broken(path, f"tensor {name} has an impossible shape or offset")
-    info = TensorInfo(name, dtype, shape, path, data_start + begin)
-    if end - begin != info.bytes:
-        raise _broken(path, f"tensor {name} has {end - begin} bytes, its shape needs {info.bytes}")
-    return info
-
-
-def _check_layout(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
-    position = start
-    for info in sorted(infos, key=lambda i: (i.offset, i.bytes)):
-        if info.offset != position:
-            raise _broken(path, f"tensor {info.name} starts at {info.offset}, not {position}")
-        position += info.bytes
-    if position != size:
-        raise _broken(path, f"its tensors end at byte {position}, the file has {size}")
-
-
 def _weight_files(path: Path) -> list[Path]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
@@ -274,7 +197,7 @@ def _read_fully(stream: Any, data: NDArray[np.uint8], info: TensorInfo) -> None:
     while view:
         count = stream.readinto(view)
         if not count:
-            raise _broken(info.file, f"it ends inside tensor {info.name}")
+            raise damaged(info.file, f"it ends inside tensor {info.name}")
         view = view[count:]
 
 
@@ -289,7 +212,3 @@ def _to_float32(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32
         case "F64":
             return data.view("<f8").astype(np.float32)
     raise InputError(f"{info.file}: tensor {info.name} is {info.dtype}, not a float type")
-
-
-def _broken(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is damaged: {what}", hint="fetch it again")

@@ -45,7 +45,7 @@ class FolderSource:
 
     def fill(self, folder: Path, progress: Progress) -> Origin:
         """Copy the files of the checkpoint, after a look at the headers of its weights."""
-        from converters.checkpoint import read_header
+        from edgekit.safetensors_header import read_header
 
         files = self._files()
         for name, file in files.items():
