@@ -82,16 +82,19 @@ def measure_reference(
     progress: Progress,
     *,
     windows_per_kind: int | None = None,
+    window_tokens: int = WINDOW_TOKENS,
 ) -> Reference:
     """Return the reference of `checkpoint` on `passages`; from `cache_folder` where it is known.
 
-    `windows_per_kind` bounds how much of each kind of text is measured. Needs torch and
-    transformers unless it is cached. Raises InputError if the checkpoint cannot be loaded or the
-    texts are too short to measure anything.
+    `windows_per_kind` bounds how much of each kind of text is measured, in windows of
+    `window_tokens`, or of the context where that is shorter. Needs torch and transformers unless
+    it is cached. Raises InputError if the checkpoint cannot be loaded or the texts are too short
+    to measure anything.
     """
     tokenizer = load_tokenizer(checkpoint)
     ids = tuple(tuple(encode(tokenizer, passage)) for passage in passages)
-    windows = tuple(_windows(passages, ids, _window_length(checkpoint), windows_per_kind))
+    length = _window_length(checkpoint, window_tokens)
+    windows = tuple(_windows(passages, ids, length, windows_per_kind))
     if not windows:
         raise InputError("the text is shorter than two tokens", hint="give a longer text")
     file = cache_folder / f"{_key(checkpoint, windows)}.npz"
@@ -146,9 +149,9 @@ def encode(tokenizer: Any, passage: Passage) -> list[int]:
     return list(tokenizer.encode(passage.text, add_special_tokens=False).ids)
 
 
-def _window_length(checkpoint: Checkpoint) -> int:
-    context = checkpoint.config.get("max_position_embeddings", WINDOW_TOKENS)
-    return min(WINDOW_TOKENS, int(context))
+def _window_length(checkpoint: Checkpoint, window_tokens: int) -> int:
+    context = checkpoint.config.get("max_position_embeddings", window_tokens)
+    return min(window_tokens, int(context))
 
 
 def _windows(
