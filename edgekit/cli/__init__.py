@@ -23,6 +23,7 @@ from edgekit.cli.output import styled
 from edgekit.cli.plan import plan
 from edgekit.cli.privacy import privacy
 from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
+from edgekit.cli.prune import prune
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
 from edgekit.errors import EdgekitError
@@ -51,7 +52,7 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, calibrate, convert, check, bench, devices, plan, latency, bundle,
+    demo, pull, inspect, prune, calibrate, convert, check, bench, devices, plan, latency, bundle,
     run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)

@@ -92,8 +92,8 @@ def test_tensors_that_contradict_the_configuration_leave_nothing(
     source = Checkpoint.open(tiny_checkpoint)
     with pytest.raises(InputError, match="the configuration says"):
         write(source, tmp_path / "copy", config={**source.config, "intermediate_size": 256})
+    short = {"model.norm.weight": NewTensor((256,), lambda: iter([np.zeros(3, np.float32)]))}
     with pytest.raises(ValueError, match="elements"):
-        short = {"model.norm.weight": NewTensor((256,), lambda: iter([np.zeros(3, np.float32)]))}
         write(source, tmp_path / "copy", tensors=short)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,1 @@
+"""Pruning: a smaller checkpoint from a checkpoint. One module for each kind of part removed."""
