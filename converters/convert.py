@@ -16,6 +16,7 @@ from converters.exported import Exported
 from converters.importance import Importance
 from converters.plan import Plan
 from converters.recipe import Recipe
+from converters.rounding.rounded import Rounded
 from converters.special_tokens import SpecialTokens, special_tokens, token_ids
 from edgekit.artifact import Artifact, Format, Manifest, Source, finish
 from edgekit.errors import InputError
@@ -27,6 +28,7 @@ LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
 TOOLS: dict[Format, tuple[str, ...]] = {
     "gguf": ("edgekit", "gguf", "llama-cpp-python"),
     "onnx": ("edgekit", "onnx", "onnxruntime"),
+    "torch": ("edgekit", "numpy"),
 }
 
 
@@ -45,12 +47,14 @@ def convert(
     *,
     progress: Progress,
     importance: Importance | None = None,
+    rounded: Rounded | None = None,
     replace: bool = False,
     announce: Callable[[Plan], None] | None = None,
 ) -> Artifact:
     """Convert `checkpoint` by `recipe` into the artifact folder `out` and return it.
 
-    `importance` weighs the rounding errors: see `converters.calibrate`.
+    `importance` weighs the rounding errors: see `converters.calibrate`. `rounded` holds matrices
+    that are rounded already for this plan: see `converters.rounding.pipeline`.
     `announce` is told the plan before any work is done. Killed at any moment, it leaves no `out`
     or a whole one. Raises InputError for a bad checkpoint or recipe, and where `out` exists and
     `replace` is false; GateError where the disk is too small.
@@ -58,7 +62,7 @@ def convert(
     shape = describe(checkpoint)
     context_length = _context_length(checkpoint, shape, recipe)
     special = special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
-    planned, write = _prepare(checkpoint, shape, recipe, importance)
+    planned, write = _prepare(checkpoint, shape, recipe, importance, rounded)
     if announce is not None:
         announce(planned)
     require_space(out.parent, planned.file_bytes)
@@ -70,7 +74,7 @@ def convert(
             checkpoint=checkpoint.path.resolve().name,
             checkpoint_digest=digest.result(),
             licence=checkpoint.licence,
-            recipe=recipe.to_dict() | _calibration(importance),
+            recipe=recipe.to_dict() | _calibration(importance) | _rounding(rounded),
             tools={tool: version(tool) for tool in TOOLS[recipe.format]},
         )
         finish(folder, _manifest(checkpoint, shape, special, context_length, exported, source))
@@ -78,20 +82,29 @@ def convert(
 
 
 def _prepare(
-    checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe, importance: Importance | None
+    checkpoint: Checkpoint,
+    shape: ModelShape,
+    recipe: Recipe,
+    importance: Importance | None,
+    rounded: Rounded | None = None,
 ) -> tuple[Plan, Write]:
     """Return the plan, and the function that carries it out in a folder."""
     match recipe.format:
         case "gguf":
             from converters.export_gguf import prepare_gguf, write_gguf
 
-            export = prepare_gguf(checkpoint, shape, recipe, importance)
+            export = prepare_gguf(checkpoint, shape, recipe, importance, rounded)
             return export.plan, partial(write_gguf, export)
         case "onnx":
             from converters.export_onnx import export_onnx, plan_onnx
 
             planned = plan_onnx(checkpoint, shape, recipe)
-            return planned, partial(export_onnx, checkpoint, shape, recipe, importance)
+            return planned, partial(export_onnx, checkpoint, shape, recipe, importance, rounded)
+        case "torch":
+            from converters.export_torch import export_torch, plan_torch
+
+            planned = plan_torch(checkpoint, shape, recipe, importance)
+            return planned, partial(export_torch, checkpoint, shape, recipe)
 
 
 def _manifest(
@@ -127,6 +140,10 @@ def _calibration(importance: Importance | None) -> dict[str, object]:
     if importance is None:
         return {}
     return {"calibration": {"text": importance.source, "tokens": importance.tokens}}
+
+
+def _rounding(rounded: Rounded | None) -> dict[str, object]:
+    return {} if rounded is None else {"rounding": dict(rounded.facts)}
 
 
 def _context_length(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> int:

@@ -107,7 +107,7 @@ def _text(document: dict[str, Any], key: str, path: Path, default: str | None = 
 
 def _format(name: str, where: str) -> Format:
     match name:
-        case "gguf" | "onnx":
+        case "gguf" | "onnx" | "torch":
             return name
     raise unknown("format", name, FORMATS, where)
 

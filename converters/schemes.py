@@ -19,7 +19,7 @@ class Scheme:
     """One way to store weights.
 
     `tensor_type` is the type of most weights and `bits` its bits per weight, scales included.
-    `file_type` is GGUF's number for the scheme (enum llama_ftype of llama.h), 0 for ONNX.
+    `file_type` is GGUF's number for the scheme (enum llama_ftype of llama.h), else 0.
     """
 
     name: str
@@ -63,6 +63,13 @@ SCHEMES: dict[Format, dict[str, Scheme]] = {
         "f16": Scheme("f16", "onnx", "f16", 16.0),
         "int8": Scheme("int8", "onnx", "int8", 8.5),
         "int4": Scheme("int4", "onnx", "int4", 4.5),
+    },
+    # int8: a float32 scale for each row; nf4: one for each 64 weights (bitsandbytes_layout).
+    "torch": {
+        "f32": Scheme("f32", "torch", "f32", 32.0),
+        "bf16": Scheme("bf16", "torch", "bf16", 16.0),
+        "int8": Scheme("int8", "torch", "int8", 8.0),
+        "nf4": Scheme("nf4", "torch", "nf4", 4.5),
     },
 }
 

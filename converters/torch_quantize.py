@@ -40,7 +40,7 @@ def nf4_blocks(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray
         np.uint8
     )
     codes = codes[: flat.size + flat.size % 2]
-    return (codes[::2] << 4) | codes[1::2], scales
+    return (codes[::2] << np.uint8(4)) | codes[1::2], scales
 
 
 def _reciprocals(scales: NDArray[np.float32]) -> NDArray[np.float32]:

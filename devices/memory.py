@@ -42,6 +42,12 @@ ONNX_BUFFER_BYTES = int(5.6 * MIB)
 # a file that was just written 64 kB or more.
 DISTINCT_TOKENS_FACTOR, READ_AROUND_BYTES = 13.0, 48 << 10
 
+# torch, transformers, bitsandbytes and Python, on a processor. What is no code of bitsandbytes'
+# is float32 there; the file's pages stay mapped while the weights are copied out of it.
+TORCH_RUNTIME_BYTES = 415 * MIB
+TORCH_BUFFER_BYTES = 20 * MIB
+TORCH_CODES = ("int8", "nf4")
+
 # Types that llama.cpp copies into another order when the processor has the feature (its
 # ggml_repack_get_optimal_repack_type): the copy comes on top of the mapped file.
 REPACKED: dict[str, frozenset[str]] = {
@@ -61,9 +67,13 @@ def pieces(
     `context_length` is the context that the engine is loaded with and that is then filled;
     `prompt_tokens` is the longest prompt. The sum is what `edgekit bench` calls peak memory.
     """
-    if model.format == "gguf":
-        return _gguf(model, features, context_length, prompt_tokens)
-    return _onnx(model, context_length, prompt_tokens)
+    match model.format:
+        case "gguf":
+            return _gguf(model, features, context_length, prompt_tokens)
+        case "onnx":
+            return _onnx(model, context_length, prompt_tokens)
+        case "torch":
+            return _torch(model, context_length)
 
 
 def reclaimable_bytes(model: ModelFacts, found: dict[str, int]) -> int:
@@ -115,6 +125,25 @@ def _onnx(model: ModelFacts, context_length: int, prompt_tokens: int) -> dict[st
         **later,
         "vocabulary": int(ONNX_VOCABULARY_FACTOR * model.tokenizer_bytes),
         "engine and Python": ONNX_RUNTIME_BYTES,
+    }
+
+
+def _torch(model: ModelFacts, context_length: int) -> dict[str, int]:
+    """Return the pieces of a torch model on a processor: the larger of loading and answering."""
+    blocks = sum(
+        model.block_bytes[kind] if kind in TORCH_CODES else 4 * count
+        for kind, count in model.block_weights.items()
+    )
+    answering = {
+        "KV cache": context_length * model.kv_bytes_per_token,
+        "activations": TORCH_BUFFER_BYTES + 4 * model.vocabulary_size,
+    }
+    loading = {"file while loading": model.file_bytes}
+    return {
+        "weights": blocks + 4 * model.output_weights * (1 if model.tied else 2),
+        **(answering if sum(answering.values()) >= model.file_bytes else loading),
+        "vocabulary": int(ONNX_VOCABULARY_FACTOR * model.tokenizer_bytes),
+        "engine and Python": TORCH_RUNTIME_BYTES,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import InputError
 from edgekit.gguf_header import GgufHeader, read_header
+from edgekit.torch_folder import TorchFolder, read_folder
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_GRAPH_BYTES = 64 << 20
@@ -27,6 +28,8 @@ _DECODER_KEYS = (
 )
 # What an ONNX scheme stores the tables of embeddings and outputs in, where that differs.
 ONNX_TABLE_TYPES = {"int4": "int8"}
+# How transformers names the float types, and we.
+TORCH_FLOATS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 ONNX_BITS = {"f32": 32.0, "f16": 16.0, "int8": 8.5, "int4": 4.5}
 
 
@@ -74,17 +77,23 @@ class ModelFacts:
         return sum(self.block_weights.values())
 
     @classmethod
-    def of(cls, artifact: Artifact, header: GgufHeader | None = None) -> ModelFacts:
-        """Return the facts of an artifact; a GGUF file is read unless its `header` is given.
+    def of(cls, artifact: Artifact, header: GgufHeader | TorchFolder | None = None) -> ModelFacts:
+        """Return the facts of an artifact; its header is read unless `header` is given.
 
         Raises InputError for a header that makes no sense.
         """
         manifest = artifact.manifest
-        if manifest.format == "gguf":
-            return cls.of_gguf(
-                artifact.entry, name=manifest.name, scheme=manifest.scheme, header=header
-            )
-        return _of_onnx(artifact)
+        match manifest.format:
+            case "gguf":
+                known = header if isinstance(header, GgufHeader) else None
+                return cls.of_gguf(
+                    artifact.entry, name=manifest.name, scheme=manifest.scheme, header=known
+                )
+            case "onnx":
+                return _of_onnx(artifact)
+            case "torch":
+                found = header if isinstance(header, TorchFolder) else read_folder(artifact.path)
+                return _of_torch(artifact, found)
 
     @classmethod
     def of_gguf(
@@ -218,3 +227,37 @@ def _names_output(graph: Path) -> bool:
     """Return whether the graph has an output matrix of its own beside the embedding."""
     with open(graph, "rb") as stream:
         return b"lm_head.weight" in stream.read(MAX_GRAPH_BYTES)
+
+
+def _of_torch(artifact: Artifact, folder: TorchFolder) -> ModelFacts:
+    manifest, config = artifact.manifest, folder.config
+    float_type = TORCH_FLOATS[config.float_name]
+    weights: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for name, (rows, columns) in folder.matrices().items():
+        kind = folder.kind_of(name) or float_type
+        weights[kind] = weights.get(kind, 0) + rows * columns
+        sizes[kind] = sizes.get(kind, 0) + folder.stored_bytes(name, rows, columns)
+    embedding = folder.tensors["model.embed_tokens.weight"]
+    return ModelFacts(
+        name=manifest.name,
+        format="torch",
+        scheme=manifest.scheme,
+        parameters=manifest.parameters,
+        weight_bytes=sum(tensor.bytes for tensor in folder.tensors.values()),
+        file_bytes=artifact.entry.stat().st_size,
+        layers=config.layers,
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        vocabulary_size=config.vocabulary_size,
+        kv_bytes_per_token=manifest.kv_bytes_per_token,
+        context_length=manifest.context_length,
+        block_weights=weights,
+        block_bytes=sizes,
+        output_type=float_type,
+        output_weights=config.vocabulary_size * config.hidden,
+        output_bytes=embedding.bytes,
+        embedding_bytes=embedding.bytes,
+        tied=config.tied,
+        tokenizer_bytes=sum(f.bytes for f in manifest.files if f.path == TOKENIZER_FILE),
+    )

@@ -39,6 +39,9 @@ DECODE_FACTORS = {
     "q4_1": 1.1, "iq4_nl": 1.1, "iq4_xs": 1.1, "q3_k": 1.2, "f16": 0.9, "bf16": 0.9, "f32": 0.5,
     "int8": 0.95, "int4": 0.95,
 }  # fmt: skip
+# Bytes that torch moves for a weight and a token on a processor: floats are float32 there, and
+# bitsandbytes writes out a whole nf4 matrix in float32 before it multiplies.
+TORCH_TOKEN_BYTES = {"int8": 1.0, "nf4": 8.6}
 SLOWEST = 0.4  # a type that is not in a table
 # Starting and ending the operators of one layer, for one token; sampling one row of logits.
 LAYER_S, SAMPLE_S_PER_LOGIT = 25e-6, 4e-9
@@ -109,10 +112,14 @@ def _matrices(model: ModelFacts) -> list[tuple[str, int, float]]:
         for kind, weights in model.block_weights.items()
     ]
     found.append((model.output_type, model.output_weights, float(model.output_bytes)))
-    if model.format == "gguf":
-        return found
-    # ONNX Runtime reads its packed copy: codes, and a scale and a sum in float32 for 32 weights.
-    return [(kind, count, _packed_bytes(kind, count)) for kind, count, _ in found]
+    match model.format:
+        case "gguf":
+            return found
+        case "onnx":
+            # its packed copy: codes, and a scale and a sum in float32 for 32 weights
+            return [(kind, count, _packed_bytes(kind, count)) for kind, count, _ in found]
+        case "torch":
+            return [(k, count, TORCH_TOKEN_BYTES.get(k, 4.0) * count) for k, count, _ in found]
 
 
 def _packed_bytes(kind: str, weights: int) -> float:

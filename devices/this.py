@@ -6,6 +6,7 @@ measured with numpy for half a second each; nothing is read from a file or kept.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
@@ -19,6 +20,7 @@ GLIBC_TAGS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
 SYSTEM_BYTES = 300_000_000  # what a system without a desktop keeps for itself
 # q8_0 in llama.cpp against numpy's float32 product on the same core: 0.9 to 1.1 on Zen 4.
 Q8_SHARE_OF_FLOAT32 = 1.0
+TORCH_LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 _MEASURED = "measured now"
 
 
@@ -42,7 +44,7 @@ def this_machine() -> DeviceProfile:
         cores=machine.cores,
         usable_memory_bytes=memory - min(SYSTEM_BYTES, memory // 10),
         memory_bandwidth_gb_per_s=round(bandwidth, 2),
-        engines=("gguf", "onnx"),
+        engines=engines(),
         clusters=(f"{machine.cores} x {machine.processor}, {machine.threads} threads",),
         threads=machine.cores,
         memory_bytes=memory,
@@ -63,6 +65,12 @@ def this_machine() -> DeviceProfile:
             "engines": "edgekit doctor says which work",
         },
     )
+
+
+def engines() -> tuple[str, ...]:
+    """Return the engines for which this machine has a use; that of torch only if it is there."""
+    installed = all(importlib.util.find_spec(name) for name in TORCH_LIBRARIES)
+    return ("gguf", "onnx", "torch") if installed else ("gguf", "onnx")
 
 
 def compute_gflops(cores: int, seconds: float = 0.3, size: int = 512) -> float:

@@ -23,7 +23,7 @@ MANIFEST_NAME = "edgekit.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
 
-Format = Literal["gguf", "onnx"]
+Format = Literal["gguf", "onnx", "torch"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 

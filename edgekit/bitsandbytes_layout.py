@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 Kind = Literal["int8", "nf4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FloatName = Literal["float32", "bfloat16", "float16"]
-FLOAT_NAMES: dict[FloatName, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+FloatType = Literal["F32", "BF16", "F16"]
+FLOAT_NAMES: dict[FloatName, FloatType] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 Part = tuple[str, tuple[int, ...]]
 """A safetensors dtype and a shape."""
 

@@ -16,6 +16,7 @@ from runtimes.local import LocalRuntime
 
 if TYPE_CHECKING:
     from edgekit.gguf_header import GgufHeader
+    from edgekit.torch_folder import TorchFolder
 
 DEFAULT_CONTEXT_LENGTH = 4096
 
@@ -58,8 +59,8 @@ def load(
     )
 
 
-def check(artifact: Artifact) -> GgufHeader | None:
-    """Read the entry file's header strictly, in Python, before any C++ does; return a GGUF's.
+def check(artifact: Artifact) -> GgufHeader | TorchFolder | None:
+    """Read the artifact's headers strictly, in Python, before any C++ does; return what was read.
 
     Raises InputError.
     """
@@ -73,6 +74,10 @@ def check(artifact: Artifact) -> GgufHeader | None:
 
             check_graph(artifact.entry)
             return None
+        case "torch":
+            from edgekit.torch_folder import read_folder
+
+            return read_folder(artifact.path)
         case unknown:
             assert_never(unknown)
 
@@ -98,6 +103,10 @@ def engine_for(artifact: Artifact, *, context_length: int, threads: int) -> Engi
             from runtimes.onnx_engine import OnnxEngine
 
             return OnnxEngine(artifact, context_length=context_length, threads=threads)
+        case "torch":
+            from runtimes.torch_engine import TorchEngine
+
+            return TorchEngine(artifact, context_length=context_length, threads=threads)
         case unknown:
             assert_never(unknown)
 

@@ -7,7 +7,6 @@ given: the graph was checked before (see runtimes.load).
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import time
@@ -22,8 +21,8 @@ from edgekit.artifact import Artifact
 from edgekit.errors import EngineFailure, InputError
 from edgekit.extras import need
 from runtimes.engine import Interrupted
-from runtimes.onnx_tokenizer import OnnxTokenizer
-from runtimes.state_file import StateHeader, open_state, write_state
+from runtimes.json_tokenizer import JsonTokenizer
+from runtimes.state_file import StateHeader, identity_of, open_state, write_state
 
 # Tokens per run. A cancel is noticed between two operators, so a run must not be so long that
 # one of its operators is felt.
@@ -45,9 +44,9 @@ class OnnxEngine:
         """
         self._context_length = context_length
         self._threads = threads
-        self._model_sha256 = _identity(artifact)
+        self._model_sha256 = identity_of(artifact)
         self._tokens: list[int] = []
-        self._tokenizer = OnnxTokenizer(artifact.path / "tokenizer.json")
+        self._tokenizer = JsonTokenizer(artifact.path / "tokenizer.json", "onnx")
         # read once, when the library is imported: 1.29 and later would report to their maker
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         self._library = need("onnxruntime", "onnx")
@@ -236,9 +235,3 @@ class _Cache:
         items = parts * heads * count * head_dim
         packed = np.frombuffer(mapped, dtype=np.uint8, offset=offset, count=4 * items)
         return packed.view(np.float32).reshape(parts, heads, count, head_dim)
-
-
-def _identity(artifact: Artifact) -> str:
-    """Return one hash of all files: the weights lie beside the entry file, not in it."""
-    files = sorted((file.path, file.sha256) for file in artifact.manifest.files)
-    return hashlib.sha256(repr(files).encode()).hexdigest()

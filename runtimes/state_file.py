@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.artifact import Artifact
 from edgekit.errors import InputError
 from edgekit.files import disk_errors, fsync_folder
 
@@ -37,6 +38,12 @@ class StateHeader:
     tokens: list[int]
     payload_bytes: int
     payload_sha256: str = "0" * 64
+
+
+def identity_of(artifact: Artifact) -> str:
+    """Return one hash of all files of an artifact whose weights lie beside its entry file."""
+    files = sorted((file.path, file.sha256) for file in artifact.manifest.files)
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def write_state(path: Path, header: StateHeader, fill: Callable[[mmap.mmap, int], None]) -> None:

@@ -7,6 +7,7 @@ them quiet; it stops nobody who wants to speak: that is the lock's job.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,15 @@ def apply() -> None:
     os.environ.update(QUIET_ENVIRONMENT)
     for name in LOUD_VARIABLES:
         os.environ.pop(name, None)
+
+
+def refuse_hub_kernels() -> None:
+    """Make the package `kernels` count as not installed in this process.
+
+    bitsandbytes and transformers let it fetch native code from a hub, or run what it fetched
+    before. Call this before they are imported.
+    """
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # so the language says "absent"
 
 
 @contextmanager

@@ -23,6 +23,12 @@ PARTS = (
         "onnx",
         "import onnxruntime, tokenizers; onnxruntime.get_available_providers()",
     ),
+    (
+        "torch engine",
+        "torch",
+        "import torch, transformers, bitsandbytes, accelerate, tokenizers; "
+        "bitsandbytes.functional.quantize_4bit(torch.ones(64, 64))",
+    ),
     ("chat", "chat", "import textual"),
     ("convert", "convert", "import gguf, onnx, torch, transformers, huggingface_hub, matplotlib"),
 )

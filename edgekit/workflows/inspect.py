@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgekit.units import format_bytes
 
 
 def inspect(path: Path, verify: bool, progress: Progress) -> dict[str, Any]:
-    """Return the facts of an artifact, a checkpoint, a GGUF file or an ONNX file.
+    """Return the facts of an artifact, a checkpoint, a GGUF, ONNX or safetensors file.
 
     With `verify`, an artifact's hashes are compared. Raises InputError.
     """
@@ -30,8 +31,10 @@ def inspect(path: Path, verify: bool, progress: Progress) -> dict[str, Any]:
             return _gguf(path)
         case ".onnx":
             return _onnx(path)
+        case ".safetensors":
+            return _safetensors(path)
     raise InputError(
-        f"{path} is not a folder, a .gguf or a .onnx file",
+        f"{path} is not a folder, a .gguf, .onnx or .safetensors file",
         hint="edgekit inspect takes a checkpoint, an artifact, or a model file",
     )
 
@@ -98,3 +101,17 @@ def _onnx(path: Path) -> dict[str, Any]:
 
     check(path)
     return {"kind": "onnx", "path": str(path), "size": format_bytes(path.stat().st_size)}
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    from edgekit.safetensors_header import read_header as read_safetensors_header
+
+    tensors = list(read_safetensors_header(path))
+    types = Counter(tensor.dtype for tensor in tensors)
+    return {
+        "kind": "safetensors",
+        "path": str(path),
+        "size": format_bytes(path.stat().st_size),
+        "types": ", ".join(f"{count} {name}" for name, count in sorted(types.items())),
+        "tensors": {tensor.name: list(tensor.shape) for tensor in tensors},
+    }

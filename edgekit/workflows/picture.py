@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from edgekit.workflows.demo import Row
 
 # Okabe and Ito's colours: told apart by people with any common colour vision.
-COLOURS = {"gguf": "#0072B2", "onnx": "#D55E00"}
-MARKERS = {"gguf": "o", "onnx": "s"}
+COLOURS = {"gguf": "#0072B2", "onnx": "#D55E00", "torch": "#009E73"}
+MARKERS = {"gguf": "o", "onnx": "s", "torch": "^"}
 # To the two sides, in points: formats of one scheme often lie on top of each other.
-LABEL_OFFSETS = {"gguf": (-8, -3), "onnx": (8, -3)}
+LABEL_OFFSETS = {"gguf": (-8, -3), "onnx": (8, -3), "torch": (8, -3)}
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

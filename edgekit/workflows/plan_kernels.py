@@ -51,7 +51,7 @@ class Size:
 HEAVY = Size(hidden=1024, inner=2816, layers=8)
 # Nothing but layers: what a token costs beside its weights.
 LIGHT = Size(hidden=128, inner=256, layers=24)
-LIGHT_KINDS: dict[Format, str] = {"gguf": "q8_0", "onnx": "int8"}
+LIGHT_KINDS: dict[Format, str] = {"gguf": "q8_0", "onnx": "int8", "torch": "int8"}
 
 
 def kinds_of(models: Iterable[ModelFacts]) -> list[Kind]:

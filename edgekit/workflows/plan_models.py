@@ -1,7 +1,7 @@
 """plan, first half: the models that MODEL may become, as facts, from headers alone.
 
-An artifact or a GGUF file is one model. A checkpoint is one for every scheme of both formats,
-with the sizes that the converters plan; no weight is read.
+An artifact or a GGUF file is one model. A checkpoint is one for every scheme of the
+formats that devices run, with the sizes that the converters plan; no weight is read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from converters.plan import Plan, PlannedTensor
 from converters.recipe import Recipe
 from converters.schemes import SCHEMES
 from devices.model_facts import TOKENIZER_FILE, ModelFacts
-from edgekit.artifact import MANIFEST_NAME, Artifact
+from edgekit.artifact import MANIFEST_NAME, Artifact, Format
 from edgekit.errors import InputError
 from edgekit.progress import Progress
 from edgekit.store import artifacts, find_artifact, find_checkpoint, models
 
 GGUF_ALIGNMENT = 32
+# What a device can have. The torch format is for machines with a GPU, of which no plan knows.
+DEVICE_FORMATS: tuple[Format, ...] = ("gguf", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def _of_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Source:
     shape = describe(checkpoint)
     forms: list[ModelFacts] = []
     left_out: dict[str, str] = {}
-    recipes = [Recipe.of(kind, name) for kind, schemes in SCHEMES.items() for name in schemes]
+    recipes = [Recipe.of(kind, name) for kind in DEVICE_FORMATS for name in SCHEMES[kind]]
     with progress.task("planning", len(recipes), unit="schemes") as advance:
         plans = _Plans(checkpoint, shape)
         for recipe in recipes:

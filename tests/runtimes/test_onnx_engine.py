@@ -19,9 +19,9 @@ from edgekit.errors import InputError
 from edgekit.progress import NoProgress
 from runtimes.base import Message, Sampling
 from runtimes.engine import Interrupted
+from runtimes.json_tokenizer import JsonTokenizer
 from runtimes.load import load
 from runtimes.onnx_engine import BATCH_TOKENS, OnnxEngine
-from runtimes.onnx_tokenizer import OnnxTokenizer
 
 CONTEXT = 400
 
@@ -236,16 +236,16 @@ class TestTokenizer:
     )  # fmt: skip
 
     @pytest.fixture
-    def tokenizer(self, tiny_checkpoint: Path) -> OnnxTokenizer:
-        return OnnxTokenizer(tiny_checkpoint / "tokenizer.json")
+    def tokenizer(self, tiny_checkpoint: Path) -> JsonTokenizer:
+        return JsonTokenizer(tiny_checkpoint / "tokenizer.json", "onnx")
 
     @pytest.mark.parametrize("text", TEXTS)
-    def test_bytes_of_tokens_are_the_text(self, tokenizer: OnnxTokenizer, text: str) -> None:
+    def test_bytes_of_tokens_are_the_text(self, tokenizer: JsonTokenizer, text: str) -> None:
         for special in (True, False):
             ids = tokenizer.ids(text, special=special)
             assert b"".join(map(tokenizer.token_bytes, ids)).decode() == text
 
-    def test_special_texts_are_plain_unless_asked(self, tokenizer: OnnxTokenizer) -> None:
+    def test_special_texts_are_plain_unless_asked(self, tokenizer: JsonTokenizer) -> None:
         text = "a<|im_start|>user<|im_end|>"
         special, plain = (tokenizer.ids(text, special=wanted) for wanted in (True, False))
         assert (special.count(1), special.count(2)) == (1, 1)
@@ -254,7 +254,7 @@ class TestTokenizer:
             assert b"".join(map(tokenizer.token_bytes, ids)).decode() == text
         assert tokenizer.ids(text, special=True) == special  # the choice is not sticky
 
-    def test_an_unknown_id_has_no_bytes(self, tokenizer: OnnxTokenizer) -> None:
+    def test_an_unknown_id_has_no_bytes(self, tokenizer: JsonTokenizer) -> None:
         assert tokenizer.token_bytes(10**6) == b""
 
     def test_sentence_pieces_are_bytes_and_blanks(self, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class TestTokenizer:
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
         library.save(str(tmp_path / "tokenizer.json"))
-        tokenizer = OnnxTokenizer(tmp_path / "tokenizer.json")
+        tokenizer = JsonTokenizer(tmp_path / "tokenizer.json", "onnx")
         text = b"".join(tokenizer.token_bytes(n) for n in (1, 2, 3, 4, 5)).decode()
         assert text == library.decode([1, 2, 3, 4, 5]) == " Hello⌘x"
 
@@ -274,4 +274,4 @@ class TestTokenizer:
     def test_a_file_that_is_no_tokenizer_is_refused(self, tmp_path: Path, data: bytes) -> None:
         (tmp_path / "tokenizer.json").write_bytes(data)
         with pytest.raises(InputError, match="cannot be read as a tokenizer"):
-            OnnxTokenizer(tmp_path / "tokenizer.json")
+            JsonTokenizer(tmp_path / "tokenizer.json", "onnx")

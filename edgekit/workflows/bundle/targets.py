@@ -83,6 +83,8 @@ def engines_for(profile: DeviceProfile, target: Target, asked: Sequence[str]) ->
         why = "linking llama.cpp for macOS needs Apple's SDK; ONNX needs none"
         if target.system != "macos" or engine != "gguf":
             why = f"its engines are: {', '.join(profile.engines) or 'none'}"
+        if engine == "torch":
+            why = "no bundle brings torch; convert the checkpoint to gguf or onnx"
         raise GateError(f"{profile.name} cannot run {engine} artifacts from a bundle: {why}")
     return tuple(engine for engine in possible if not asked or engine in asked)
 

@@ -19,6 +19,7 @@ CONTEXT_TOKENS = 256
 LIBRARIES = {
     "gguf": ("llama_cpp",),
     "onnx": ("onnxruntime", "tokenizers"),
+    "torch": ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers"),
 }
 
 

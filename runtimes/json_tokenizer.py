@@ -17,12 +17,15 @@ from edgekit.extras import need
 MAX_BYTES = 64 << 20
 
 
-class OnnxTokenizer:
-    """The tokenizer beside an ONNX model."""
+class JsonTokenizer:
+    """The tokenizer beside a model that holds none, such as an ONNX file."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file `path`. Raises InputError, MissingExtraError."""
-        tokenizers = need("tokenizers", "onnx")
+    def __init__(self, path: Path, extra: str) -> None:
+        """Read the file `path`; `extra` is the one that brings the library.
+
+        Raises InputError, MissingExtraError.
+        """
+        tokenizers = need("tokenizers", extra)
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise InputError(f"{path} has {path.stat().st_size} bytes, more than {MAX_BYTES}")
