@@ -11,18 +11,18 @@ It knows matrices only: no model, no file.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from converters.rounding.grids import BLOCK, Blocks
 
-if TYPE_CHECKING:
-    import torch
-
 DAMPING = 0.01  # of the mean diagonal; keeps channels that the text hardly used near the original
-FLOAT16_LARGEST, FLOAT16_SMALLEST = 65504.0, 6e-8
+FLOAT16_LARGEST = 65504.0
+TINY = 1e-12  # for inputs that are zero throughout
+SINGULAR = 1e-6  # below this share of its terms, a determinant is rounding error
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,151 +38,161 @@ class Moments:
 
     def damped(self, share: float = DAMPING) -> Moments:
         """Return the moments with noise of `share` of the mean channel's power on every input."""
-        import torch
-
-        noise = torch.eye(len(self.inputs)) * (self.inputs.diagonal().mean() * share)
+        noise = torch.eye(len(self.inputs)) * (self.inputs.diagonal().mean() * share + TINY)
         return Moments(self.inputs + noise, self.crossed + noise)
 
 
 class Rounding:
-    """One matrix on its way from a start to better codes and scales.
+    """One matrix, or several that share their inputs, on the way to better codes and scales.
 
-    `weights`: float32 [rows, columns], the unquantised matrix. `start`: its blocks as a plain
-    rounding made them. `moments`: of its inputs, damped.
+    `weights`: float32 [rows, columns], unquantised. `start`: the same as plainly rounded.
+    `moments`: of the inputs, damped. Inside, everything lies with the columns first, so that a
+    column, which is worked on as a whole, is contiguous.
     """
 
     def __init__(self, weights: torch.Tensor, start: Blocks, moments: Moments) -> None:
-        import torch
-
         grid = start.grid
         self._start = start
         self._group = grid.group
-        self._levels = torch.tensor(grid.levels)
-        self._edges = (self._levels[1:] + self._levels[:-1]) / 2
-        self._inputs = moments.inputs
-        self._target = weights @ moments.crossed
-        self._codes = torch.from_numpy(start.codes.copy())
-        self._steps = torch.from_numpy(start.steps().copy())
+        self._levels = np.array(grid.levels, dtype=np.float32)
+        self._table, self._lowest = _nearest_table(self._levels)
+        self._inputs = moments.inputs.numpy()
+        self._target = _product(moments.crossed.T.numpy(), weights.detach().numpy().T)
+        self._codes = np.ascontiguousarray(start.codes.T)
+        self._steps = np.ascontiguousarray(start.steps().T)
         shifts = start.shifts()
-        self._shifts = torch.zeros_like(self._steps) if shifts is None else torch.from_numpy(shifts)
-        self._has_offset = grid.has_offset
-        self._free_scales = not grid.nested
-        self._rounded = torch.from_numpy(start.weights())
-        self._weights = weights
+        self._shifts = np.zeros_like(self._steps) if shifts is None else shifts.T.copy()
+        self._inverse_steps = _inverse(self._steps)
+        self._rounded = np.ascontiguousarray(start.weights().T)
 
     def error(self) -> float:
         """Return the part of the layer's mean squared error that the codes decide.
 
         |Q X|^2 - 2 <target, Q>: its differences are those of the error.
         """
-        product = self._rounded @ self._inputs
-        return float(((product - 2 * self._target) * self._rounded).sum())
+        product = _product(self._inputs, self._rounded)
+        return float(((product - 2 * self._target) * self._rounded).sum(dtype=np.float64))
 
-    def sweep(self, *, scales: bool = True) -> None:
+    def sweep(self) -> None:
         """Choose every code again, given all others; then each block's scale, given its codes.
 
-        No step makes the error larger, but for the rounding of a scale to float16.
+        No step makes the error larger, but for the rounding of a scale to float16. The scales of
+        nested grids stay as they are.
         """
-        gradient = self._target - self._rounded @ self._inputs
-        for first in range(0, self._rounded.shape[1], BLOCK):
+        gradient = self._target - _product(self._inputs, self._rounded)
+        for first in range(0, len(self._rounded), BLOCK):
             block = slice(first, first + BLOCK)
-            before = self._rounded[:, block].clone()
-            local = gradient[:, block].clone()
+            before, local = self._rounded[block].copy(), gradient[block].copy()
             self._descend(block, local)
-            if scales and self._free_scales:
+            if not self._start.grid.nested:
                 self._fit_scales(block, local)
-            gradient -= (self._rounded[:, block] - before) @ self._inputs[block]
+            gradient -= _product(self._inputs[:, block], self._rounded[block] - before)
 
-    def _descend(self, block: slice, local: torch.Tensor) -> None:
+    def _descend(self, block: slice, local: Floats) -> None:
         """Choose the codes of a block column by column; `local` is the error's gradient there."""
         inputs = self._inputs[block, block]
-        power = inputs.diagonal()
         for column in range(BLOCK):
             place = block.start + column
-            old = self._rounded[:, place]
-            new = self._nearest(place, old + local[:, column] / power[column])
-            local -= (new - old)[:, None] * inputs[column]
-            self._rounded[:, place] = new
+            old = self._rounded[place]
+            new = self._nearest(place, old + local[column] / inputs[column, column])
+            local -= inputs[column][:, None] * (new - old)
+            self._rounded[place] = new
 
-    def _nearest(self, place: int, values: torch.Tensor) -> torch.Tensor:
+    def _nearest(self, place: int, values: Floats) -> Floats:
         """Store the codes nearest to `values`, one a row, for a column; return their weights."""
-        import torch
-
         group = place // self._group
-        step, shift = self._steps[:, group], self._shifts[:, group]
-        units = torch.where(step == 0, 0, (values - shift) / step)
-        codes = torch.bucketize(units, self._edges)
-        self._codes[:, place] = codes.to(torch.uint8)
-        return self._levels[codes] * step + shift
+        units = (values - self._shifts[group]) * self._inverse_steps[group]
+        halves = np.floor(units + units) - self._lowest
+        np.clip(halves, 0, len(self._table) - 1, out=halves)
+        codes = self._table[halves.astype(np.intp)]
+        self._codes[place] = codes
+        weights: Floats = self._levels[codes] * self._steps[group] + self._shifts[group]
+        return weights
 
-    def _fit_scales(self, block: slice, local: torch.Tensor) -> None:
+    def _fit_scales(self, block: slice, local: Floats) -> None:
         """Set the scales (and offsets) of a block to those of least error, given its codes."""
-        import torch
-
         group = block.start // BLOCK
-        levels = self._levels[self._codes[:, block].long()]
+        levels = self._levels[self._codes[block]]
         inputs = self._inputs[block, block]
-        along = levels @ inputs
-        a = (along * levels).sum(1)
-        b = (levels * local).sum(1)
-        step, shift = self._steps[:, group], self._shifts[:, group]
-        if not self._has_offset:
-            change = torch.where(a > 0, b / a, 0)
-            new_step, new_shift = _half(step + change), shift
+        along = _product(inputs, levels)
+        a, b = (along * levels).sum(0), (levels * local).sum(0)
+        if not self._start.grid.has_offset:
+            change, shift_change = (
+                np.divide(b, a, out=np.zeros_like(a), where=a > 0),
+                np.zeros_like(a),
+            )
         else:
-            c, d, e = along.sum(1), inputs.sum(), local.sum(1)
+            c, d, e = along.sum(0), inputs.sum(), local.sum(0)
             determinant = a * d - c * c
-            sound = determinant > 1e-6 * a * d
-            new_step = _half(step + torch.where(sound, (b * d - c * e) / determinant, 0))
-            new_shift = _half(shift + torch.where(sound, (a * e - b * c) / determinant, 0))
-        self._steps[:, group], self._shifts[:, group] = new_step, new_shift
-        weights = levels * new_step[:, None] + new_shift[:, None]
-        self._rounded[:, block] = weights
+            sound = determinant > SINGULAR * a * d
+            divisor = np.where(sound, determinant, 1)
+            change = np.where(sound, (b * d - c * e) / divisor, 0)
+            shift_change = np.where(sound, (a * e - b * c) / divisor, 0)
+        self._steps[group] = _half(self._steps[group] + change)
+        self._shifts[group] = _half(self._shifts[group] + shift_change)
+        self._inverse_steps[group] = _inverse(self._steps[group])
+        self._rounded[block] = levels * self._steps[group] + self._shifts[group]
 
-    def compensate(self, order: bool = True) -> None:
+    def compensate(self) -> None:
         """Choose all codes once, each error spread over the columns not yet rounded (GPTQ).
 
-        Columns of large power come first (`order`), which the fixed scales allow.
+        Columns of large power come first, which the fixed scales allow.
         """
-        import torch
-
-        columns = self._rounded.shape[1]
-        rank = torch.arange(columns)
-        if order:
-            rank = self._inputs.diagonal().argsort(descending=True)
-        inverse = torch.linalg.inv(self._inputs[rank][:, rank].double())
-        factor = torch.linalg.cholesky(inverse, upper=True).float()
-        wanted = torch.linalg.solve(self._inputs.double(), self._target.double().T).T.float()
-        wanted = wanted[:, rank]
+        columns = len(self._rounded)
+        rank = np.argsort(-self._inputs.diagonal(), kind="stable")
+        inputs = torch.from_numpy(self._inputs[np.ix_(rank, rank)]).double()
+        inverse = torch.linalg.inv(inputs)
+        factor = torch.linalg.cholesky(inverse, upper=True).float().numpy()
+        wanted = _product(inverse.float().numpy(), self._target[rank])
         for first in range(0, columns, BLOCK):
             end = min(first + BLOCK, columns)
-            errors = torch.zeros(len(wanted), end - first)
+            errors = np.zeros((end - first, wanted.shape[1]), dtype=np.float32)
             for column in range(first, end):
                 place = int(rank[column])
-                new = self._nearest(place, wanted[:, column])
-                self._rounded[:, place] = new
-                error = (wanted[:, column] - new) / factor[column, column]
-                wanted[:, column:end] -= error[:, None] * factor[column, column:end]
-                errors[:, column - first] = error
-            wanted[:, end:] -= errors @ factor[first:end, end:]
+                new = self._rounded[place] = self._nearest(place, wanted[column])
+                error = errors[column - first] = (wanted[column] - new) / factor[column, column]
+                wanted[column:end] -= factor[column, column:end, None] * error
+            wanted[end:] -= _product(factor[first:end, end:].T, errors)
 
     def blocks(self) -> Blocks:
         """Return the codes and scales as they are now."""
-        codes = self._codes.numpy()
-        if not self._free_scales:
+        codes = np.ascontiguousarray(self._codes.T)
+        if self._start.grid.nested:
             return replace(self._start, codes=codes)
-        scales = self._steps.numpy().astype(np.float16)
-        offsets = self._shifts.numpy().astype(np.float16) if self._has_offset else None
-        return replace(self._start, codes=codes, scales=scales, offsets=offsets)
+        scales, offsets = (v.T.astype(np.float16) for v in (self._steps, self._shifts))
+        has_offset = self._start.grid.has_offset
+        return replace(
+            self._start, codes=codes, scales=scales, offsets=offsets if has_offset else None
+        )
 
-    def weights(self) -> NDArray[np.float32]:
+    def weights(self) -> Floats:
         """Return the weights as they are now, float32 [rows, columns]."""
-        rounded: NDArray[np.float32] = self._rounded.numpy()
-        return rounded
+        return np.ascontiguousarray(self._rounded.T)
 
 
-def _half(values: torch.Tensor) -> torch.Tensor:
+def _nearest_table(levels: Floats) -> tuple[NDArray[np.uint8], int]:
+    """Return the code nearest to any multiple of a half, and twice the value it begins with.
+
+    The levels are whole numbers, so that no border between two codes lies elsewhere.
+    """
+    low, high = 2 * int(levels[0]), 2 * int(levels[-1])
+    middles = np.arange(low, high + 1) / 2 + 0.25
+    borders = (levels[1:] + levels[:-1]) / 2
+    return np.searchsorted(borders, middles).astype(np.uint8), low
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """Multiply with torch: its library is the faster one in some installations of numpy."""
+    left, right = (np.ascontiguousarray(v, dtype=np.float32) for v in (left, right))
+    result: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+    return result
+
+
+def _inverse(steps: Floats) -> Floats:
+    """Return 1 / steps; a step of 0 gives 0, and so the code of the level nearest to 0."""
+    return np.divide(1, steps, out=np.zeros_like(steps), where=steps != 0)
+
+
+def _half(values: Floats) -> Floats:
     """Round to float16, within its range."""
-    import torch
-
-    return values.clamp(-FLOAT16_LARGEST, FLOAT16_LARGEST).to(torch.float16).float()
+    return values.clip(-FLOAT16_LARGEST, FLOAT16_LARGEST).astype(np.float16).astype(np.float32)

@@ -8,7 +8,8 @@ nothing: scales and codes come from elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,15 @@ class Blocks:
     offsets: NDArray[np.float16] | None = None
     inner_scales: Floats | None = None
     inner_offsets: Floats | None = None
+
+    def rows(self, first: int, count: int) -> Blocks:
+        """Return rows `first` to `first + count`, without copying."""
+        part = slice(first, first + count)
+
+        def cut(values: NDArray[Any] | None) -> Any:
+            return None if values is None else values[part]
+
+        return Blocks(self.grid, *(cut(getattr(self, f.name)) for f in fields(self)[1:]))
 
     def steps(self) -> Floats:
         """Return what a level is multiplied by, float32 [rows, groups]."""
@@ -180,7 +190,7 @@ def _put_codes(grid: Grid, codes: Bytes) -> list[Bytes]:
     if grid.name == "q8_0":
         return [(codes.astype(np.int16) - 127).astype(np.int8).view(np.uint8)]
     low = codes & 15
-    nibbles = low[..., :16] | low[..., 16:] << 4
+    nibbles = (low[..., :16] | low[..., 16:] << 4).astype(np.uint8)
     if len(grid.levels) == 32:
         return [np.packbits(codes >> 4, axis=-1, bitorder="little"), nibbles]
     return [nibbles]
@@ -215,7 +225,8 @@ def _take_nested_codes(grid: Grid, blocks: Bytes) -> Bytes:
 def _put_nested_codes(grid: Grid, codes: Bytes) -> list[Bytes]:
     groups = codes.reshape(*codes.shape[:-1], 8, 32)
     low = groups & 15
-    nibbles = (low[..., 0::2, :] | low[..., 1::2, :] << 4).reshape(*codes.shape[:-1], 128)
+    nibbles = (low[..., 0::2, :] | low[..., 1::2, :] << 4).astype(np.uint8)
+    nibbles = nibbles.reshape(*codes.shape[:-1], 128)
     if len(grid.levels) == 32:
         group = np.arange(8, dtype=np.uint8)[:, None]
         high = np.bitwise_or.reduce((groups >> 4) << group, axis=-2).astype(np.uint8)
@@ -239,7 +250,8 @@ def _take_q6_k(grid: Grid, blocks: Bytes) -> Blocks:
 def _put_q6_k(codes: Bytes) -> tuple[Bytes, Bytes]:
     quarters = codes.reshape(*codes.shape[:-1], 2, 4, 32)
     low = quarters & 15
-    nibbles = (low[..., :2, :] | low[..., 2:, :] << 4).reshape(*codes.shape[:-1], 128)
+    nibbles = (low[..., :2, :] | low[..., 2:, :] << 4).astype(np.uint8)
+    nibbles = nibbles.reshape(*codes.shape[:-1], 128)
     shift = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     high = np.bitwise_or.reduce((quarters >> 4) << shift, axis=-2).astype(np.uint8)
     return nibbles, high.reshape(*codes.shape[:-1], 64)
