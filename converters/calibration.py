@@ -8,48 +8,47 @@ sampling, the questions among them as chats. It says nothing of what is measured
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from converters.calibration_openings import Opening, read_openings
 from converters.checkpoint import Checkpoint
-from converters.reference import (
-    Passage,
-    Window,
-    encode,
-    load_model,
-    load_tokenizer,
-    render_dialogues,
-)
+from converters.reference import Passage, Window, encode, load_model, load_tokenizer
 from edgekit.errors import InputError
-from edgekit.progress import Progress
+from edgekit.progress import Advance, Progress
 
-SEEDS = Path(__file__).parent / "texts" / "seeds.json"
+if TYPE_CHECKING:
+    import torch
+
 WINDOW_TOKENS = 192
-BATCH = 64  # together: a step reads every weight once, however many texts there are
+OWN_TOKENS = 24_384  # one window for each opening
+BATCH = 128  # together: a step reads every weight once, however many texts there are
+TEMPERATURE = 0.8
+TOP_TOKENS = 64
+LEAST_CHANCE = 0.05
 MAX_TEXT_BYTES = 64 << 20
 
 
 def own_text(
-    checkpoint: Checkpoint, progress: Progress, *, tokens: int = WINDOW_TOKENS, seed: int = 0
+    checkpoint: Checkpoint, progress: Progress, *, tokens: int = OWN_TOKENS, seed: int = 0
 ) -> list[Window]:
-    """Return a window of up to `tokens` tokens for each opening, continued by the checkpoint.
+    """Return about `tokens` tokens in full windows of WINDOW_TOKENS, written by the checkpoint.
 
-    Sampled at temperature 1 from the whole distribution in float32 torch; the same on one machine
-    for the same `seed`. A window ends where the model ends its text.
+    Each begins with another opening, spread evenly over the kinds; where the model ends its text,
+    the chat's next question or another opening of the kind follows. Sampled in float32 torch; the
+    same on one machine for the same `seed`; the next seed goes on with the next openings. Raises
+    InputError.
     """
-    openings = list(_openings(checkpoint))
-    batches = [openings[i : i + BATCH] for i in range(0, len(openings), BATCH)]
+    length = min(WINDOW_TOKENS, int(checkpoint.config.get("max_position_embeddings", tokens)))
     model = load_model(checkpoint)
-    length = min(tokens, int(checkpoint.config.get("max_position_embeddings", tokens)))
-    windows: list[Window] = []
-    with progress.task("writing the calibration text", len(openings), unit="texts") as advance:
-        for number, batch in enumerate(batches):
-            texts = _continue(model, [w.token_ids for w in batch], length, seed + number)
-            windows += [Window(w.kind, ids) for w, ids in zip(batch, texts, strict=True)]
-            advance(len(batch))
-    return windows
+    count = max(1, round(tokens / length))
+    rows = _rows(read_openings(checkpoint), count, seed * count, _stop_ids(model))
+    with progress.task("writing the calibration text", len(rows) * length, "tokens") as advance:
+        for first in range(0, len(rows), BATCH):
+            _write(model, rows[first : first + BATCH], length, seed + first, advance)
+    return [Window(row.kind, tuple(row.token_ids)) for row in rows]
 
 
 def file_text(checkpoint: Checkpoint, path: Path, *, tokens: int = WINDOW_TOKENS) -> list[Window]:
@@ -70,51 +69,91 @@ def file_text(checkpoint: Checkpoint, path: Path, *, tokens: int = WINDOW_TOKENS
     return [Window("file", piece) for piece in pieces]
 
 
-def _openings(checkpoint: Checkpoint) -> Iterator[Window]:
-    """Yield the openings as token ids; the questions as the chat template writes them."""
-    seeds: dict[str, list[str]] = json.loads(SEEDS.read_text(encoding="utf-8"))
-    tokenizer = load_tokenizer(checkpoint)
-    for kind, texts in seeds.items():
-        is_chat = kind == "chat" and bool(checkpoint.chat_template)
-        if is_chat:
-            dialogues = [[{"role": "user", "content": text}] for text in texts]
-            texts = render_dialogues(checkpoint, dialogues, prompt=True)
-        for text in texts:
-            ids = encode(tokenizer, Passage(kind, text, special=is_chat))
-            if ids:  # a tiny vocabulary may know none of a script's characters
-                yield Window(kind, tuple(ids))
+class _Row:
+    """A window that is being written: tokens of its openings, and between them the model's."""
+
+    def __init__(self, kind: str, pieces: Iterator[Sequence[int]], stops: set[int]) -> None:
+        """Begin with the first of `pieces`; each further one follows where the model stops."""
+        self.kind = kind
+        self.token_ids: list[int] = []
+        self._pieces, self._stops = pieces, stops
+        self._given = deque(next(pieces))
+
+    def add(self, sampled: int) -> int:
+        """Append the token given by an opening, else `sampled`; return it."""
+        if self._given:
+            token = self._given.popleft()
+        else:
+            token = sampled
+            if token in self._stops:
+                self._given.extend(next(self._pieces))
+                if self._given[0] == token:  # the chat template ends the answer too
+                    self._given.popleft()
+        self.token_ids.append(token)
+        return token
 
 
-def _continue(
-    model: Any, openings: Sequence[Sequence[int]], length: int, seed: int
-) -> list[tuple[int, ...]]:
-    """Continue each of `openings` by sampling, together, until it ends or has `length` tokens."""
+def _rows(openings: Sequence[Opening], count: int, first: int, stops: set[int]) -> list[_Row]:
+    """Return `count` rows whose kinds have the shares that they have among `openings`.
+
+    `first` counts the rows that were taken before, so that another opening has its turn.
+    """
+    kinds: dict[str, list[Opening]] = {}
+    for opening in openings:
+        kinds.setdefault(opening.kind, []).append(opening)
+    places = [
+        ((place + 0.5) / len(members), kind, place)
+        for kind, members in kinds.items()
+        for place in range(len(members))
+    ]
+    order = [(kind, place) for _, kind, place in sorted(places, key=lambda entry: entry[0])]
+    chosen = (order[number % len(order)] for number in range(first, first + count))
+    return [_Row(kind, _pieces_from(kinds[kind], place), stops) for kind, place in chosen]
+
+
+def _pieces_from(openings: Sequence[Opening], first: int) -> Iterator[Sequence[int]]:
+    """Yield the pieces of opening `first`, of the next one, and so on without end."""
+    number = first
+    while True:
+        yield from openings[number % len(openings)].pieces
+        number += 1
+
+
+def _write(model: Any, rows: Sequence[_Row], length: int, seed: int, advance: Advance) -> None:
+    """Write `rows` together, token by token, until each has `length` tokens.
+
+    All have the same length at every step, so that nothing is padded and nothing masked.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    texts = [list(opening[: length - 1]) for opening in openings]
-    stops = _stop_ids(model)
-    widest = max(len(text) for text in texts)
-    # Padding on the left, so that all end at the same column; the mask hides it.
-    ids = torch.tensor([[0] * (widest - len(text)) + text for text in texts])
-    mask = torch.tensor([[0] * (widest - len(text)) + [1] * len(text) for text in texts])
-    cache, open_rows = None, set(range(len(texts)))
+    cache, ids = None, [row.add(0) for row in rows]
     with torch.inference_mode():
-        while open_rows:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            output = model(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
+        for _ in range(length - 1):
+            output = model(torch.tensor(ids)[:, None], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
-            chances = output.logits[:, -1].float().softmax(-1)
-            ids = torch.multinomial(chances, 1, generator=generator)
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-            for row in sorted(open_rows):
-                texts[row].append(int(ids[row, 0]))
-                if texts[row][-1] in stops or len(texts[row]) >= length:
-                    open_rows.discard(row)
-    return [tuple(text) for text in texts]
+            ids = _next(rows, _sample(output.logits[:, -1], generator))
+            advance(len(rows))
+    advance(len(rows))
+
+
+def _next(rows: Iterable[_Row], sampled: torch.Tensor) -> list[int]:
+    return [row.add(token) for row, token in zip(rows, sampled.tolist(), strict=True)]
+
+
+def _sample(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw a token for each row of `logits`, [rows, vocabulary]: int64 [rows].
+
+    Tokens less likely than LEAST_CHANCE times the likeliest are never drawn (min-p sampling,
+    Nguyen et al. 2024, arXiv 2407.01082).
+    """
+    import torch
+
+    best, ids = logits.float().topk(min(TOP_TOKENS, logits.shape[-1]))
+    chances = best.softmax(-1)
+    chances[chances < LEAST_CHANCE * chances[:, :1]] = 0
+    drawn = torch.multinomial(chances ** (1 / TEMPERATURE), 1, generator=generator)
+    return ids.gather(1, drawn)[:, 0]
 
 
 def _stop_ids(model: Any) -> set[int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +14,118 @@ import pytest
 
 from converters import calibration
 from converters.architectures import describe
-from converters.calibrate import OWN_TEXT, calibrate
+from converters.calibrate import OWN_TEXT, calibrate, calibration_windows
 from converters.calibration import file_text, own_text
+from converters.calibration_openings import read_openings
 from converters.checkpoint import Checkpoint
 from converters.convert import convert
 from converters.importance import matrices
 from converters.recipe import Recipe
-from converters.reference import load_model
+from converters.reference import load_model, load_tokenizer
 from edgekit.errors import InputError
 from edgekit.gguf_header import read_header
 from edgekit.progress import NoProgress
 
 
-def test_texts_are_continued_together_as_they_are_alone(tiny_checkpoint: Path) -> None:
+def test_rows_are_written_together_as_each_is_alone(tiny_checkpoint: Path) -> None:
     import torch
 
     model = load_model(Checkpoint.open(tiny_checkpoint))
     with torch.no_grad():
         model.model.norm.weight *= 1000  # all chance goes to one token: sampling is greedy
     openings = [[5, 9, 300], [17], [42, 8, 77, 120, 250, 11, 3]]
-    found = calibration._continue(model, openings, 24, seed=0)
-    for opening, text in zip(openings, found, strict=True):
+    rows = [calibration._Row("prose", cycle([opening]), set()) for opening in openings]
+    calibration._write(model, rows, 24, 0, lambda _: None)
+    for opening, row in zip(openings, rows, strict=True):
         alone = model.generate(
-            torch.tensor([opening]), max_length=24, do_sample=False, pad_token_id=0
+            torch.tensor([opening]), max_length=24, do_sample=False, pad_token_id=0, eos_token_id=-1
         )
-        assert list(text) == alone[0].tolist()
+        assert row.token_ids == alone[0].tolist()
 
 
-def test_every_kind_is_there_and_comes_again(tiny_checkpoint: Path) -> None:
+def test_where_the_model_ends_the_next_opening_follows() -> None:
+    row = calibration._Row("chat", iter([[1, 5], [2, 7, 8], [9]]), stops={2})
+    sampled = [50, 51, 52, 2, 53, 54, 55, 2, 56, 57]
+    assert [row.add(token) for token in sampled] == [1, 5, 52, 2, 7, 8, 55, 2, 9, 57]
+
+
+def test_unlikely_tokens_are_never_drawn() -> None:
+    import torch
+
+    chances = torch.tensor([[0.60, 0.31, 0.06, 0.03], [0.03, 0.06, 0.60, 0.31]])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([calibration._sample(chances.log(), generator) for _ in range(4000)])
+    for column, expected in ((0, [0, 1, 2]), (1, [2, 3, 1])):
+        ids = drawn[:, column].unique()
+        assert sorted(ids.tolist()) == sorted(expected)  # 0.03 is less than LEAST_CHANCE of 0.60
+        wanted = torch.tensor([0.60, 0.31, 0.06]) ** (1 / calibration.TEMPERATURE)
+        found = torch.tensor([(drawn[:, column] == token).float().mean() for token in expected])
+        assert torch.allclose(found, wanted / wanted.sum(), atol=0.03)
+
+
+def test_windows_are_full_and_every_kind_has_its_share(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
-    windows = own_text(checkpoint, NoProgress(), tokens=100)
-    kinds = [window.kind for window in windows]
-    assert list(dict.fromkeys(kinds)) == ["chat", "prose", "code", "languages", "figures"]
-    assert kinds.count("chat") == 20
-    assert max(len(window.token_ids) for window in windows) <= 100
-    assert windows == own_text(checkpoint, NoProgress(), tokens=100)
-    assert windows != own_text(checkpoint, NoProgress(), tokens=100, seed=1)
+    windows = own_text(checkpoint, NoProgress(), tokens=192 * 30)
+    assert {len(window.token_ids) for window in windows} == {192}
+    shares = Counter(window.kind for window in windows)
+    assert sum(shares.values()) == 30
+    openings = Counter(opening.kind for opening in read_openings(checkpoint))
+    assert list(openings) == ["chat", "prose", "code", "languages", "figures"]
+    for kind, count in openings.items():
+        assert abs(shares[kind] - 30 * count / openings.total()) <= 1
+    assert windows == own_text(checkpoint, NoProgress(), tokens=192 * 30)
+    assert windows != own_text(checkpoint, NoProgress(), tokens=192 * 30, seed=1)
     start, end = 1, 2  # the marks of the chat template: a question is asked as a chat
-    assert all({start, end} <= set(window.token_ids) for window in windows[:20])
+    assert all({start, end} <= set(w.token_ids) for w in windows if w.kind == "chat")
+
+
+def test_a_chat_is_rendered_turn_by_turn(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    chats = [opening for opening in read_openings(checkpoint) if opening.kind == "chat"]
+    decode = load_tokenizer(checkpoint).decode
+    first, second = (decode(piece, skip_special_tokens=False) for piece in chats[0].pieces)
+    assert first.startswith("<|im_start|>user\nWhat is the difference")
+    assert first.endswith("bacterium?<|im_end|>\n<|im_start|>assistant\n")
+    assert second.startswith("<|im_end|>\n<|im_start|>user\nWhich of the two")
+    assert second.endswith("<|im_start|>assistant\n")
+    assert any(decode(c.pieces[0]).startswith("system\nYou are") for c in chats)
+
+
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+
+
+@pytest.mark.parametrize("refusing", [True, False])
+def test_templates_that_refuse_a_system_message_or_are_absent(
+    tmp_path: Path, tiny_checkpoint: Path, refusing: bool
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    template = settings.pop("chat_template")
+    if refusing:
+        settings["chat_template"] = REFUSING + template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    checkpoint = Checkpoint.open(folder)
+    decode = load_tokenizer(checkpoint).decode
+    texts = [decode(o.pieces[0]) for o in read_openings(checkpoint) if o.kind == "chat"]
+    question = next(text for text in texts if "open on Saturdays" in text)
+    told = "user\nYou are a helpful assistant for a small library."
+    assert question.startswith(told if refusing else "When are you open")
+
+
+def test_what_the_model_wrote_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    windows = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400)
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    assert [len(token_ids) for _, token_ids in kept] == [192, 192]
+    kept[0][1][100:] = [7] * 92
+    file.write_text(json.dumps(kept))
+    again = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400)
+    assert again[0].token_ids[-92:] == (7,) * 92
+    for damage in ("[[", "[]", '[["chat", [1.5]]]', '[["chat", 3]]', "3", '[["chat", [999999]]]'):
+        file.write_text(damage)
+        assert calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400) == windows
 
 
 def test_a_file_becomes_windows(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -79,8 +157,9 @@ def test_the_matrix_is_kept_and_used(make_checkpoint: Callable[..., Path], tmp_p
         np.testing.assert_allclose(again.of(spec), importance.of(spec), rtol=1e-6)
     file.write_bytes(b"damaged")
     assert calibrate(checkpoint, text, cache, NoProgress()).tokens == importance.tokens
-    assert calibrate(checkpoint, None, cache, NoProgress()).source == OWN_TEXT
-    assert len(list(cache.iterdir())) == 2
+    own = calibrate(checkpoint, None, cache, NoProgress(), tokens=500)
+    assert (own.source, own.tokens) == (OWN_TEXT, 8 * 64)
+    assert sorted(file.suffix for file in cache.iterdir()) == [".gguf", ".gguf", ".json"]
     for format_name, scheme in (("gguf", "q4_0"), ("onnx", "int4")):
         recipe = Recipe.of(format_name, scheme)
         plain = convert(checkpoint, recipe, tmp_path / f"{scheme}-a", progress=NoProgress())
