@@ -279,6 +279,9 @@ def _load(folder: TorchFolder, device: Any, dtype: Any) -> Any:
             f"{folder.path} is not the model that its configuration describes: {wrong[0]}",
             hint="convert the model again",
         )
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # nf4 matrices: the file says what GPUs do best
+            module.compute_dtype = dtype
     return model.eval()
 
 
