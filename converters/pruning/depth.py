@@ -23,6 +23,7 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 # Lists of a configuration that are not one entry for each layer, whatever their length.
 NOT_PER_LAYER = ("architectures", "bos_token_id", "eos_token_id", "pad_token_id")
 ROWS_AT_ONCE = 128
+LEAST_TRIED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def choose(model: Any, texts: Sequence[Ids], count: int, progress: Progress) -> 
     """Return `count` layers of the transformers `model`, greedily: each time the one whose removal
     leaves the least mean KL(original || pruned) over all positions of `texts`, on all logits.
 
+    The first round tries every layer, a later one the third that did least harm when last tried.
     What enters each layer is kept, so that a candidate computes only the layers after it.
     """
     import torch
@@ -78,14 +80,18 @@ def choose(model: Any, texts: Sequence[Ids], count: int, progress: Progress) -> 
         traces = [trace(model, ids) for ids in texts]
         originals = [head(model, t.states[-1]).log_softmax(-1) for t in traces]
         order = list(range(len(model.model.layers)))
-        choice = Choice([], [], [])
-        trials = sum(len(order) - done for done in range(count))
+        choice, harm = Choice([], [], []), dict.fromkeys(order, 0.0)
+        fewer = max(LEAST_TRIED, len(order) // 3)
+        trials = len(order) + sum(min(fewer, len(order) - r) for r in range(1, count))
         with progress.task("choosing layers by divergence", trials, unit="trials") as advance:
             for _ in range(count):
-                found = _without_each(model, traces, originals, order, advance)
-                if not choice.alone:
+                tried = sorted(order, key=lambda layer: harm[layer])
+                tried = tried[:fewer] if choice.layers else tried
+                found = _without_each(model, traces, originals, order, tried, advance)
+                harm |= found
+                if not choice.layers:
                     choice.alone.extend(found[layer] for layer in order)
-                least = min(order, key=lambda layer: found[layer])
+                least = min(tried, key=lambda layer: found[layer])
                 choice.layers.append(least)
                 choice.divergence.append(found[least])
                 for one in traces:
@@ -133,13 +139,14 @@ def _without_each(
     traces: Sequence[Trace],
     originals: Sequence[torch.Tensor],
     order: Sequence[int],
+    tried: Sequence[int],
     advance: Advance,
 ) -> dict[int, float]:
-    """Return the mean divergence without each layer of `order`, the layers that are left."""
+    """Return the mean divergence without each layer of `tried`; `order` are the layers left."""
     positions = sum(len(rows) for rows in originals)
     found = {}
-    for place, layer in enumerate(order):
-        total = 0.0
+    for layer in tried:
+        place, total = order.index(layer), 0.0
         for one, original in zip(traces, originals, strict=True):
             state = one.states[place]
             for later in order[place + 1 :]:

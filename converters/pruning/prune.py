@@ -21,7 +21,7 @@ from converters.reference import Window
 from edgekit.errors import InputError
 from edgekit.progress import Progress
 
-CHOICE_TOKENS = 1024  # for layers: each position costs a pass for every candidate
+CHOICE_TOKENS = 768  # for layers: each position costs a pass for every candidate
 MIN_WINDOW = 8
 
 
