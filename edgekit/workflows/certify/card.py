@@ -39,7 +39,7 @@ def model_card(manifest: Manifest, certificate: Certificate) -> str:
                 "## How close it is",
                 _closeness(certificate),
                 markdown_table(KIND_HEADS, kind_rows(certificate)),
-                *(f"{name.capitalize()} {words}." for name, words in answers(certificate)),
+                *(f"- {name}: {words}" for name, words in answers(certificate)),
                 "The whole report is in `report.html` and `report.md`.",
                 "## How to run it",
                 _commands(manifest),

@@ -201,7 +201,7 @@ class OnnxFile:
 
     def _plain(self, name: str) -> str:
         """Return the stored tensor behind a value, through any cast to another float type."""
-        return self._casts.get(name, name)
+        return str(self._casts.get(name, name))
 
     def _array(self, name: str) -> NDArray[Any]:
         """Return a stored tensor from the data file. Raises InputError if it is not all there."""

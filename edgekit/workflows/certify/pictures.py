@@ -14,7 +14,7 @@ from edgekit.certificate import StageReport
 from edgekit.workflows.certify.weights import TensorReport
 
 WIDTH = 720
-ROW, BAR, LEFT, RIGHT, TOP = 30, 14, 110, 150, 12
+ROW, BAR, LEFT, RIGHT, TOP = 30, 14, 110, 200, 12
 CELL_HEIGHT, GAP = 18, 1
 SMALLEST = 1e-7  # of a logarithmic axis, in nats: what float32 itself is away
 STYLE = """
@@ -74,12 +74,12 @@ def stages(reports: Sequence[StageReport]) -> str:
             length = axis * (math.log10(max(found, SMALLEST)) - math.log10(SMALLEST)) / top
             words += f", {found:.2g} nats"
         colour = "ek-bad" if report.ok is False else "ek-bar"
-        parts += [
-            _text(LEFT - 10, y + BAR, report.stage, "ek-ink", "end"),
-            _bar(LEFT, y + 2, max(length, 1.0), BAR, colour, f"{report.stage}: {report.what}"),
-            _text(LEFT + max(length, 1.0) + 8, y + BAR, words, style),
-        ]
-    caption = "what each stage adds by itself, nats per position on a logarithmic axis"
+        parts.append(_text(LEFT - 10, y + BAR, report.stage, "ek-ink", "end"))
+        if found is not None:
+            told = f"{report.stage}: {report.what}"
+            parts.append(_bar(LEFT, y + 2, length, BAR, colour, told))
+        parts.append(_text(LEFT + length + (8 if length else 0), y + BAR, words, style))
+    caption = "each stage's own divergence, nats per position, on a logarithmic axis"
     parts.append(_text(LEFT, TOP + len(reports) * ROW + 10, caption, "ek-soft"))
     return _svg(TOP + len(reports) * ROW + 20, parts, "divergence per stage")
 

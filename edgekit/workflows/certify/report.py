@@ -20,7 +20,8 @@ h1{font-size:1.5rem;margin-bottom:.2rem;overflow-wrap:anywhere}h2{font-size:1.1r
 p.verdict{margin-top:0;font-weight:600}.good{color:#1a7f37}.bad{color:#c62828}.none{color:#59636e}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid #d5dae0;
-vertical-align:top;overflow-wrap:anywhere}
+vertical-align:top}
+th,td.sign{white-space:nowrap}td{overflow-wrap:anywhere}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 svg{max-width:100%;height:auto}p.note{color:#59636e;font-size:.9rem}
 @media (prefers-color-scheme:dark){body{background:#14181d;color:#e6e9ed}
@@ -75,8 +76,8 @@ def answers(certificate: Certificate) -> list[tuple[str, str]]:
         words = f"part after {greedy.median:g} of {greedy.tokens} tokens (median of {places})"
         rows.append(("greedy answers", words + "; one close call decides, so this is knife-edge"))
     if (score := certificate.generation) is not None:
-        words = f"{score.right_artifact} of {score.questions} right, the checkpoint's "
-        words += f"{score.right_source}; {score.same_answers} answered alike"
+        words = f"{score.right_artifact} of {score.questions} right (the checkpoint: "
+        words += f"{score.right_source}), {score.same_answers} answered alike"
         rows.append(("questions", words))
     return rows
 
@@ -137,7 +138,7 @@ def _html_pairs(pairs: Sequence[tuple[str, str]]) -> str:
 def _html_stages(stages: Sequence[StageReport]) -> str:
     classes = {True: "good", False: "bad", None: "none"}
     rows = [
-        f'<tr><th>{escape(r.stage)}</th><td class="{classes[r.ok]}">{SIGNS[r.ok]}</td>'
+        f'<tr><th>{escape(r.stage)}</th><td class="sign {classes[r.ok]}">{SIGNS[r.ok]}</td>'
         f"<td>{escape(r.what)}</td></tr>"
         for r in stages
     ]

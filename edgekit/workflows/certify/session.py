@@ -12,11 +12,17 @@ import numpy as np
 
 from converters.architectures import ModelShape, TensorSpec, describe
 from converters.checkpoint import Checkpoint
-from converters.reference import WINDOW_TOKENS, Reference, load_tokenizer, measure_reference
+from converters.reference import (
+    WINDOW_TOKENS,
+    Passage,
+    Reference,
+    load_tokenizer,
+    measure_reference,
+)
 from converters.special_tokens import special_tokens, token_ids
 from edgekit.artifact import Artifact
 from edgekit.certificate import Certificate, StageReport
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, InputError
 from edgekit.progress import Progress
 from edgekit.store import cache
 from edgekit.workflows.certify import chain, engine, exported, figures, greedy, passages, questions
@@ -74,6 +80,8 @@ class Session:
     def _reference(self) -> Reference | None:
         """Return the checkpoint's own answers; None where `_unmeasured` says why there are none."""
         own = None if self._wanted.text is None else passages.user_passage(self._wanted.text)
+        if own is not None and not own.text.strip():
+            raise InputError(f"{self._wanted.text} holds no text", hint="give a longer text")
         try:
             texts = passages.built_in_passages(self._checkpoint) if own is None else [own]
             return self._measure(texts, WINDOW_TOKENS, BUILT_IN_WINDOWS if own is None else None)
@@ -83,9 +91,7 @@ class Session:
             self._unmeasured = f"{type(error).__name__}: {error}"
         return None
 
-    def _measure(
-        self, texts: list[passages.Passage], tokens: int, windows: int | None
-    ) -> Reference:
+    def _measure(self, texts: list[Passage], tokens: int, windows: int | None) -> Reference:
         return measure_reference(
             self._checkpoint,
             texts + passages.parity_passages(),
@@ -192,7 +198,7 @@ class Session:
         heard: engine.Heard | str,
     ) -> None:
         """Run torch, first on the checkpoint, then on the stored weights; add the last stages."""
-        model = None if asked is None or shape is None else TorchModel(self._checkpoint)
+        model = None if asked is None or shape is None else self._model()
         if asked is not None and not isinstance(heard, str):
             self._certify(asked, heard, model)
         logits: list[Floats] = []
@@ -203,6 +209,12 @@ class Session:
                 logits = [model.logits(ids) for ids in sampled(asked)]
         self.stages.append(quantised_report(self.tensors, asked, logits, read=file is not None))
         self.stages.append(loaded_report(self.tensors, asked, heard, logits))
+
+    def _model(self) -> TorchModel | None:
+        try:
+            return TorchModel(self._checkpoint)
+        except Exception:  # said by the stage of the checkpoint: the reference came from a cache
+            return None
 
     def _compare(
         self, shape: ModelShape, file: ModelFile, model: TorchModel | None

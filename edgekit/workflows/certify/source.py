@@ -12,11 +12,12 @@ from math import prod
 import numpy as np
 
 from converters.architectures import Role, describe
-from converters.checkpoint import Checkpoint, TensorInfo
+from converters.checkpoint import Checkpoint
 from converters.reference import Passage, encode, load_tokenizer, render_dialogues
 from converters.special_tokens import SpecialTokens, added_tokens, special_tokens, token_ids
 from edgekit.errors import EdgekitError, InputError
 from edgekit.progress import Progress
+from edgekit.safetensors_header import TensorInfo
 
 SLAB_WEIGHTS = 8 << 20
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from converters.divergence import compare
+from converters.divergence import Comparison, compare
 from converters.reference import targets
 from edgekit.certificate import StageReport
 from edgekit.workflows.certify import engine
@@ -74,7 +74,7 @@ def mean_bits(tensors: list[TensorReport]) -> float:
     return sum(t.bits * t.weights for t in tensors) / max(1, weights)
 
 
-def _against_reference(asked: engine.Asked, logits: list[Floats]) -> list[engine.Comparison]:
+def _against_reference(asked: engine.Asked, logits: list[Floats]) -> list[Comparison]:
     """Compare with the reference's rows of the sampled windows' beginnings."""
     firsts, first = [], 0
     for window in asked.reference.windows:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.architectures import ModelShape, Role, TensorSpec
 from converters.checkpoint import Checkpoint
@@ -17,6 +18,7 @@ from edgekit.errors import EdgekitError
 from edgekit.progress import Progress
 from edgekit.workflows.certify.stored import Floats, ModelFile, StoredTensor
 
+Doubles = NDArray[np.float64]
 BLOCK = 32
 CHUNK_ROWS = 4096
 # bits of a weight -> the largest relative RMS error, and the largest spread of the blocks' gains.
@@ -81,13 +83,13 @@ def likeness(original: Floats, stored: Floats) -> Likeness:
     )
 
 
-def _chunks(a: Floats, b: Floats) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
+def _chunks(a: Floats, b: Floats) -> Iterator[tuple[Doubles, Doubles]]:
     for first in range(0, len(a), CHUNK_ROWS):
         part = slice(first, first + CHUNK_ROWS)
         yield a[part].astype(np.float64), b[part].astype(np.float64)
 
 
-def _block_gains(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
+def _block_gains(a: Doubles, b: Doubles) -> tuple[float, float]:
     """Return the energy-weighted squared deviation of the blocks' gains, and the energy."""
     if a.shape[-1] % BLOCK:
         return 0.0, 0.0
