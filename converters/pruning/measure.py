@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,45 +49,52 @@ class Figures:
     positions: int
 
 
-def yardstick(
-    model: Any,
-    texts: Sequence[Ids],
-    progress: Progress,
-    *,
-    retold: Sequence[Ids] | None = None,
-    kept_ids: NDArray[np.int64] | None = None,
-) -> Yardstick:
-    """Measure the original transformers `model` on `texts`.
-
-    `retold` are the same texts in kept tokens only, `kept_ids` the original's ids of those.
-    """
-    windows = texts if retold is None else retold
-    loss, rows, lost = 0.0, [], []
+def yardstick(model: Any, texts: Sequence[Ids], progress: Progress) -> Yardstick:
+    """Measure the original transformers `model` on `texts`, each from an empty context."""
+    loss, rows = 0.0, []
     rng = np.random.default_rng(0)
-    total = sum(map(len, texts)) + (0 if retold is None else sum(map(len, retold)))
-    with progress.task("reading the held-out text", total, unit="tokens") as advance:
+    with progress.task("reading the held-out text", _tokens(texts), unit="tokens") as advance:
         for ids in texts:
-            logits = logits_of(model, ids)
-            loss += _loss(logits, np.array(ids[1:]))
-            if retold is None:
-                rows.append(compact(logits, _targets(ids, None), rng))
+            found = compact(logits_of(model, ids), _targets(ids, None), rng)
+            loss -= float(found.target_log.sum(dtype=np.float64))
+            rows.append(found)
             advance(len(ids))
-        for ids in [] if retold is None else windows:
+    tokens = _tokens(texts) - len(texts)
+    return Yardstick(tuple(texts), None, tuple(rows), 0.0, tokens, math.exp(loss / tokens))
+
+
+def restricted(
+    plain: Yardstick,
+    model: Any,
+    retold: Sequence[Ids],
+    kept_ids: NDArray[np.int64],
+    progress: Progress,
+) -> Yardstick:
+    """Return the yardstick for a model that has the tokens `kept_ids` only.
+
+    `retold` are the texts of `plain` written with those. The original `model` is restricted to
+    them; its perplexity stays that of the whole vocabulary.
+    """
+    rows, lost = [], []
+    rng = np.random.default_rng(0)
+    label = "reading it in the kept tokens"
+    with progress.task(label, _tokens(retold), unit="tokens") as advance:
+        for ids in retold:
             logits = logits_of(model, ids)
-            restricted = np.ascontiguousarray(logits[:, kept_ids])
-            lost.append(-np.expm1(log_normaliser(restricted) - log_normaliser(logits)))
-            rows.append(compact(restricted, _targets(ids, kept_ids), rng))
+            kept = np.ascontiguousarray(logits[:, kept_ids])
+            lost.append(-np.expm1(log_normaliser(kept) - log_normaliser(logits)))
+            rows.append(compact(kept, _targets(ids, kept_ids), rng))
             advance(len(ids))
-    tokens = sum(len(ids) - 1 for ids in texts)
-    mass = float(np.concatenate(lost).mean()) if lost else 0.0
-    return Yardstick(tuple(windows), kept_ids, tuple(rows), mass, tokens, math.exp(loss / tokens))
+    mass = float(np.concatenate(lost).mean())
+    return replace(
+        plain, windows=tuple(retold), kept_ids=kept_ids, rows=tuple(rows), lost_mass=mass
+    )
 
 
 def compare_to(original: Yardstick, model: Any, progress: Progress, label: str) -> Figures:
     """Return how far the transformers `model`, which has the kept tokens, is from the original."""
     divergence, same, loss = [], [], 0.0
-    total = sum(map(len, original.windows))
-    with progress.task(label, total, unit="tokens") as advance:
+    with progress.task(label, _tokens(original.windows), unit="tokens") as advance:
         for ids, rows in zip(original.windows, original.rows, strict=True):
             new_ids = _new_ids(ids, original.kept_ids)
             found = compare(rows, logits_of(model, new_ids), _targets(ids, original.kept_ids))
@@ -123,7 +130,5 @@ def _targets(ids: Ids, kept_ids: NDArray[np.int64] | None) -> NDArray[np.int32]:
     return np.array(_new_ids(ids[1:], kept_ids), dtype=np.int32)
 
 
-def _loss(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Return the summed negative log-probability of `targets`, in nats."""
-    chosen = np.take_along_axis(logits, targets[:, None], 1)
-    return float((log_normaliser(logits) - chosen).sum())
+def _tokens(texts: Sequence[Ids]) -> int:
+    return sum(map(len, texts))

@@ -12,7 +12,7 @@ from converters.checkpoint_writer import write_checkpoint
 from converters.lineage import Stage
 from converters.pruning import attention, depth, feed_forward, sparsity
 from converters.pruning.draft import Draft, load
-from converters.pruning.measure import Figures, Yardstick, compare_to, yardstick
+from converters.pruning.measure import Figures, Yardstick, compare_to, restricted, yardstick
 from converters.pruning.request import Request
 from converters.pruning.running import Ids
 from converters.pruning.verdict import Verdict, judge
@@ -109,8 +109,7 @@ def prune(checkpoint: Checkpoint, request: Request, texts: Texts, progress: Prog
     request.check(start.shape)
     selection = None if request.vocabulary is None else select(checkpoint, request.vocabulary)
     original = load(start)
-    plain = yardstick(original, texts.held_out, progress)
-    measured = plain if selection is None else _retold(original, texts, selection, progress)
+    plain, measured = _yardsticks(original, texts.held_out, selection, progress)
     draft, steps = _layers(start, original, request, texts, progress)
     del original
     draft, steps = _widths(draft, steps, request, texts, progress)
@@ -139,12 +138,19 @@ def write(pruned: Pruned, out: Path, progress: Progress, *, replace: bool = Fals
     )  # fmt: skip
 
 
-def _retold(model: Any, texts: Texts, selection: Selection, progress: Progress) -> Yardstick:
-    pairs = [pair for ids in texts.held_out if (pair := retell(selection, ids)) is not None]
+def _yardsticks(
+    model: Any, held_out: Sequence[Ids], selection: Selection | None, progress: Progress
+) -> tuple[Yardstick, Yardstick]:
+    """Return the original measured in its own tokens, and in those that are kept: of one text."""
+    if selection is None:
+        plain = yardstick(model, held_out, progress)
+        return plain, plain
+    pairs = [pair for ids in held_out if (pair := retell(selection, ids)) is not None]
     if not pairs:
         raise InputError("no held-out text can be read in the kept tokens", "give a longer text")
-    olds, news = zip(*pairs, strict=True)
-    return yardstick(model, olds, progress, retold=news, kept_ids=selection.kept_ids)
+    plain = yardstick(model, [old for old, _ in pairs], progress)
+    retold = [new for _, new in pairs]
+    return plain, restricted(plain, model, retold, selection.kept_ids, progress)
 
 
 def _layers(

@@ -12,8 +12,6 @@ from converters.pruning.feed_forward import width_to_keep
 from converters.pruning.sparsity import Method, parse_pattern
 from edgekit.errors import UsageError
 
-ORDER = "layers, feed-forward units, attention groups, single weights, vocabulary"
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -22,7 +20,7 @@ class Request:
     `layers`: how many to remove, "3" or "10%"; `drop`: which. `feed_forward`: how many units to
     keep in a layer, rounded unless `exact_width`. `kv_groups`: how many to keep. `sparsity`: "0.5"
     or "2:4", by `method`. `vocabulary`: a text whose tokens stay. Several kinds are carried out in
-    the order of `ORDER`, each chosen on what the one before has left.
+    this order, each chosen on what the one before has left.
     """
 
     layers: str | None = None

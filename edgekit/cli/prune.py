@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.output import facts, json_option, print_json
-from edgekit.errors import UsageError
+from edgekit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
@@ -76,11 +76,11 @@ def _layers(drop: str | None) -> tuple[int, ...]:
 
 
 def _check_out(out: Path | None, dry_run: bool, replace: bool) -> None:
-    """Raise UsageError now for what would fail after minutes of work."""
+    """Raise now for what would fail after minutes of work."""
     if out is None and not dry_run:
         raise UsageError("where to? -o is missing", "give -o FOLDER, or --dry-run")
     if out is not None and out.exists() and not replace and not dry_run:
-        raise UsageError(f"{out} exists already", "choose another folder, or add --replace")
+        raise InputError(f"{out} exists already", "choose another folder, or add --replace")
 
 
 def _texts(source: Checkpoint, text: Path | None, held_out: Path | None, progress: Any) -> Texts:
@@ -106,6 +106,8 @@ def _print(pruned: Pruned, out: Path | None, as_json: bool) -> None:
     click.echo(facts([
         ("weights", f"{pruned.weights_before / 1e6:.1f}M -> {pruned.weights_after / 1e6:.1f}M"),
         ("divergence", f"{pruned.figures.divergence:.4f} nats per position"),
+        *([("removed tokens", f"had {pruned.lost_mass:.2%} of the probability")]
+          if pruned.lost_mass else []),
         ("same top token", f"{pruned.figures.top1_agreement:.1%}"),
         ("perplexity", f"{pruned.perplexity_before:.2f} -> {pruned.figures.perplexity:.2f}"),
         ("measured on", f"{pruned.figures.positions} positions of {pruned.texts.held_out_source}"),

@@ -134,4 +134,4 @@ def test_where_to_write_is_asked_before_any_work(
     code, _, err = run(tiny_checkpoint, "--drop", "1")
     assert (code, "-o is missing" in err) == (2, True)
     code, _, err = run(tiny_checkpoint, "--drop", "1", "-o", tmp_path)
-    assert (code, "exists already" in err) == (2, True)
+    assert (code, "exists already" in err) == (3, True)
