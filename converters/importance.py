@@ -104,7 +104,8 @@ def collect(
         progress.task("measuring activations", tokens, unit="tokens") as advance,
     ):
         for window in windows:
-            model(torch.tensor([list(window)]), use_cache=False)
+            # The head's inputs are known without its products, a fifth of a small model's work.
+            model(torch.tensor([list(window)]), use_cache=False, logits_to_keep=1)
             advance(len(window))
     channels = {name: (sums[name] / tokens).numpy().astype(np.float32) for name in sums}
     return Importance(channels, tokens, source)
@@ -119,7 +120,7 @@ def _listening(model: Any, shape: ModelShape) -> Iterator[dict[str, torch.Tensor
     hooks = []
     for spec in matrices(shape):
         sums[spec.name] = total = torch.zeros(spec.shape[-1], dtype=torch.float64)
-        hooks.append(_module(model, spec).register_forward_pre_hook(_adder(total)))
+        hooks.append(_listen(model, spec, total))
     try:
         yield sums
     finally:
@@ -127,16 +128,15 @@ def _listening(model: Any, shape: ModelShape) -> Iterator[dict[str, torch.Tensor
             hook.remove()
 
 
-def _adder(total: torch.Tensor) -> Any:
+def _listen(model: Any, spec: TensorSpec, total: torch.Tensor) -> Any:
+    """Add the squares of what a matrix is multiplied with to `total`; return the hook."""
     import torch
 
-    def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        total.add_(inputs[0].flatten(0, -2).to(torch.float64).square().sum(0))
+    def add(values: torch.Tensor) -> None:
+        total.add_(values.flatten(0, -2).to(torch.float64).square().sum(0))
 
-    return add
-
-
-def _module(model: Any, spec: TensorSpec) -> Any:
-    """Return the torch module that multiplies by a matrix; a tied embedding is also the head."""
-    name = Role.OUTPUT if spec.role is Role.EMBEDDING else spec.name.removesuffix(".weight")
-    return model.get_submodule(str(name))
+    if spec.role in (Role.EMBEDDING, Role.OUTPUT):  # the head, tied or not
+        norm = model.get_submodule(str(Role.OUTPUT_NORM))
+        return norm.register_forward_hook(lambda _module, _inputs, output: add(output))
+    module = model.get_submodule(spec.name.removesuffix(".weight"))
+    return module.register_forward_pre_hook(lambda _module, inputs: add(inputs[0]))

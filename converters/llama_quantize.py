@@ -43,7 +43,7 @@ def quantise_file(
     weights = _importance(llama, importance or {})
     if importance:
         parameters.imatrix = weights
-    with _silence(llama):
+    with silence(llama):
         code = llama.llama_model_quantize(
             str(source).encode(), str(destination).encode(), ctypes.byref(parameters)
         )
@@ -72,7 +72,7 @@ def _importance(llama: Any, importance: Mapping[str, NDArray[np.float32]]) -> An
 
 
 @contextmanager
-def _silence(llama: Any) -> Iterator[None]:
+def silence(llama: Any) -> Iterator[None]:
     """Drop llama.cpp's log, two lines for each tensor, and give the old receiver back."""
     receiver, data = llama.llama_log_callback(), ctypes.c_void_p()
     llama.llama_log_get(ctypes.byref(receiver), ctypes.byref(data))

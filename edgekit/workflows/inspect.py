@@ -31,6 +31,8 @@ def inspect(path: Path, verify: bool, progress: Progress) -> dict[str, Any]:
             return _gguf(path)
         case ".onnx":
             return _onnx(path)
+        case ".dat" | ".imatrix":
+            return _importance(path)
         case ".safetensors":
             return _safetensors(path)
     raise InputError(
@@ -81,6 +83,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _gguf(path: Path) -> dict[str, Any]:
     header = read_header(path)
+    if header.metadata.get("general.type") == "imatrix":
+        return _importance(path)
     types: dict[str, int] = {}
     for tensor in header.tensors:
         types[tensor.type_name] = types.get(tensor.type_name, 0) + 1
@@ -94,6 +98,13 @@ def _gguf(path: Path) -> dict[str, Any]:
         "types": ", ".join(f"{count} {name}" for name, count in sorted(types.items())),
         "tensors": {tensor.name: list(tensor.shape) for tensor in header.tensors},
     }
+
+
+def _importance(path: Path) -> dict[str, Any]:
+    from converters.importance_file import importance_facts
+
+    size = format_bytes(path.stat().st_size)
+    return {"kind": "importance", "path": str(path), "size": size} | importance_facts(path)
 
 
 def _onnx(path: Path) -> dict[str, Any]:

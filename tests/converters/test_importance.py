@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from converters.architectures import describe
+from converters.calibrate import OWN_TEXT
 from converters.checkpoint import Checkpoint
+from converters.export_gguf import prepare_gguf, write_gguf
+from converters.gguf_plan import gguf_name
 from converters.importance import Importance, collect, matrices
 from converters.importance_file import load_importance, save_importance
+from converters.importance_legacy import read_legacy
+from converters.importance_llama import collect_from_checkpoint, collect_from_gguf
+from converters.recipe import Recipe
 from edgekit.errors import InputError
 from edgekit.progress import NoProgress
+from edgekit.workflows.inspect import inspect
 
 WINDOWS = [[5, 9, 300, 17, 42, 8, 77, 120], [3, 3, 250, 11]]
 
@@ -99,6 +109,118 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, make_checkpoint: Callable[
     path.write_bytes(path.read_bytes()[:-64])
     with pytest.raises(InputError):
         load_importance(path, shape)
+
+
+@pytest.fixture
+def legacy_file(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> Path:
+    """Write the format that llama.cpp had before GGUF, as its source describes it."""
+    importance = collected(Checkpoint.open(make_checkpoint()))
+    shape = describe(Checkpoint.open(make_checkpoint()))
+    path = tmp_path / "importance.dat"
+    with path.open("wb") as stream:
+        specs = list(matrices(shape))
+        stream.write(struct.pack("<i", len(specs)))
+        for spec in specs:
+            name, row = gguf_name(spec).encode(), importance.channels[spec.name]
+            stream.write(struct.pack("<i", len(name)) + name + struct.pack("<ii", 3, row.size))
+            stream.write((3 * row).astype("<f4").tobytes())
+        stream.write(struct.pack("<ii", 3, 8) + b"wiki.txt")
+    return path
+
+
+def test_the_old_format_is_read(legacy_file: Path, make_checkpoint: Callable[..., Path]) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint())
+    shape, expected = describe(checkpoint), collected(checkpoint)
+    found = load_importance(legacy_file, shape)
+    assert (found.tokens, found.source) == (3 * 512, "wiki.txt")
+    for spec in matrices(shape):
+        np.testing.assert_allclose(found.of(spec), expected.of(spec), rtol=1e-5)
+    facts = inspect(legacy_file, False, NoProgress())
+    assert (facts["kind"], facts["tokens"]) == ("importance", 3 * 512)
+    assert facts["rows"]["blk.1.ffn_down.weight"] == 512
+    whole = legacy_file.read_bytes()
+    legacy_file.write_bytes(whole[:-16])  # the oldest files have neither chunks nor a name
+    assert load_importance(legacy_file, shape).source == "importance.dat"
+
+
+def test_a_damaged_file_of_the_old_format_is_refused(legacy_file: Path) -> None:
+    whole = legacy_file.read_bytes()
+    for length in (0, 3, 4, 7, 9, 30, 1000, len(whole) - 17, len(whole) - 15, len(whole) - 1):
+        legacy_file.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged"):
+            read_legacy(legacy_file)
+    first_row = 4 + 4 + struct.unpack_from("<i", whole, 4)[0]  # its calls, then its length
+    for position in (0, 4, first_row, first_row + 4, len(whole) - 12):
+        for lie in (-1, -(2**31), 2**31 - 1):
+            changed = bytearray(whole)
+            struct.pack_into("<i", changed, position, lie)
+            legacy_file.write_bytes(changed)
+            if (position, lie) != (first_row, 2**31 - 1):  # that many calls are possible
+                with pytest.raises(InputError, match="damaged"):
+                    read_legacy(legacy_file)
+    legacy_file.write_bytes(whole + b"more")
+    with pytest.raises(InputError, match="4 bytes follow"):
+        read_legacy(legacy_file)
+
+
+CASES = [("llama", True), ("llama", False), ("mistral", True), ("qwen2", True), ("qwen3", False)]
+
+
+@pytest.mark.parametrize(("architecture", "tied"), CASES)
+def test_llama_cpp_measures_the_same(
+    make_checkpoint: Callable[..., Path], architecture: str, tied: bool
+) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint(architecture, tie_word_embeddings=tied))
+    expected = collected(checkpoint)
+    found = collect_from_checkpoint(
+        checkpoint, describe(checkpoint), WINDOWS, "a test", NoProgress()
+    )
+    assert found.tokens == expected.tokens
+    assert found.channels.keys() == expected.channels.keys()
+    for name, row in expected.channels.items():
+        np.testing.assert_allclose(found.channels[name], row, rtol=0.01, err_msg=name)
+
+
+def test_llama_cpp_says_what_it_did_not_multiply(
+    tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint())
+    export = prepare_gguf(checkpoint, describe(checkpoint), Recipe.of("gguf", "f32"))
+    write_gguf(export, tmp_path, NoProgress())
+    larger = describe(Checkpoint.open(make_checkpoint("llama", num_hidden_layers=3)))
+    arguments = (tmp_path / "model.gguf", larger)
+    with pytest.raises(InputError, match=r"blk\.2\..* at 0 of 12 positions"):
+        collect_from_gguf(*arguments, WINDOWS, "a test", NoProgress())
+    with pytest.raises(InputError, match="token 70000 is not among"):
+        collect_from_gguf(*arguments, [[1, 70000]], "a test", NoProgress())
+    with pytest.raises(InputError, match="empty"):
+        collect_from_gguf(*arguments, [], "a test", NoProgress())
+    wider = describe(Checkpoint.open(make_checkpoint("llama", intermediate_size=768)))
+    with pytest.raises(InputError, match="512 columns"):
+        collect_from_gguf(arguments[0], wider, WINDOWS, "a test", NoProgress())
+
+
+@pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
+def test_the_command(tmp_path: Path, make_checkpoint: Callable[..., Path], engine: str) -> None:
+    from edgekit.cli.calibrate import calibrate
+
+    folder, out = str(make_checkpoint()), tmp_path / "importance.gguf"
+    options = ["--engine", engine, "--tokens", "768", "-o", str(out)]
+    for _ in range(2):  # made, then from the cache
+        done = CliRunner().invoke(calibrate, [folder, *options, "--json"], catch_exceptions=False)
+        found = json.loads(done.stdout)
+        assert found.pop("seconds") > 0
+        assert sum(found.pop("kinds").values()) == 768
+        assert found == {
+            "importance": str(out), "source": OWN_TEXT, "tokens": 768,
+            "matrices": 15, "engine": engine,
+        }  # fmt: skip
+    facts = inspect(out, False, NoProgress())
+    assert (facts["kind"], facts["source"], facts["tokens"]) == ("importance", OWN_TEXT, 768)
+    assert len(facts["rows"]) == 15
+    shown = CliRunner().invoke(calibrate, [folder, *options], catch_exceptions=False).stdout
+    assert f"15, by {engine}" in shown
+    assert str(out) in shown
 
 
 def test_a_channel_that_was_never_used_still_counts() -> None:
