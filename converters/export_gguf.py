@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ from converters.gguf_vocabulary import read_vocabulary
 from converters.importance import Importance, is_weighed
 from converters.plan import Plan, PlannedTensor
 from converters.recipe import Recipe
+from converters.rounding.grids import put_together
+from converters.rounding.rounded import Rounded
 from converters.schemes import scheme_named
 from converters.special_tokens import special_tokens
 from edgekit.errors import InputError
@@ -60,6 +63,7 @@ class GgufExport:
     plan: Plan
     header: bytes
     importance: Importance | None
+    rounded: Rounded | None
 
 
 def prepare_gguf(
@@ -67,11 +71,13 @@ def prepare_gguf(
     shape: ModelShape,
     recipe: Recipe,
     importance: Importance | None = None,
+    rounded: Rounded | None = None,
 ) -> GgufExport:
     """Plan an export and build its header; no tensor is read.
 
-    `importance` weighs the rounding errors. Raises InputError for one that does not fit the
-    model, and for what llama.cpp cannot run: see `gguf_metadata`, `gguf_vocabulary`.
+    `importance` weighs the rounding errors; `rounded` holds matrices that are rounded already.
+    Raises InputError for an importance that does not fit the model, and for what llama.cpp
+    cannot run: see `gguf_metadata`, `gguf_vocabulary`.
     """
     check_supported(checkpoint, shape)
     if importance is not None:
@@ -80,7 +86,7 @@ def prepare_gguf(
     header = _header(checkpoint, shape, recipe, tensors, importance)
     file_bytes = len(header) + sum(_padded(tensor.bytes) for tensor in tensors)
     plan = Plan("gguf", recipe.scheme, tensors, substitutions, shape.parameters, file_bytes)
-    return GgufExport(checkpoint, shape, recipe, plan, header, importance)
+    return GgufExport(checkpoint, shape, recipe, plan, header, importance, rounded)
 
 
 def write_gguf(export: GgufExport, folder: Path, progress: Progress) -> Exported:
@@ -92,6 +98,8 @@ def write_gguf(export: GgufExport, folder: Path, progress: Progress) -> Exported
     try:
         write_tensors(export, folder / ENTRY, progress, ggml.load().quantise)
     except ggml.UnusableLibraryError:
+        if export.rounded is not None:  # made by the library that is now not to be used
+            raise
         write_through_llama(export, folder, progress)
     shape = export.shape
     return Exported(
@@ -199,17 +207,49 @@ def _piece(
     rows: int,
 ) -> _Piece:
     """Read, reorder and quantise `rows` rows of a tensor."""
+    data = _rounded_rows(export, spec, first, rows)
+    if data is None:
+        data = _quantised_rows(export, quantise, tensor, spec, first, rows)
+    last = first + rows >= tensor.shape[0]
+    written = min(rows, tensor.shape[0] - first)
+    source_bytes = export.checkpoint.info(spec.name).bytes * written // tensor.shape[0]
+    return _Piece(data, _padded(tensor.bytes) - tensor.bytes if last else 0, source_bytes)
+
+
+def _rounded_rows(
+    export: GgufExport, spec: TensorSpec, first: int, rows: int
+) -> NDArray[np.uint8] | None:
+    """Return rows of a matrix that is rounded already, packed; None for any other tensor."""
+    if export.rounded is None or spec.name not in export.rounded.blocks:
+        return None
+    packed = put_together(export.rounded.blocks[spec.name].rows(first, rows))
+    return _in_order_of_pairs(export, spec, packed)
+
+
+def _quantised_rows(
+    export: GgufExport,
+    quantise: Quantise,
+    tensor: PlannedTensor,
+    spec: TensorSpec,
+    first: int,
+    rows: int,
+) -> NDArray[np.uint8]:
     weights = export.checkpoint.read(spec.name, first, rows)
-    if spec.role in (Role.QUERY, Role.KEY) and ARCHITECTURES[export.shape.family].adjacent_pairs:
-        weights = interleave_halves(weights, export.shape.head_dim)
-    last = first + len(weights) == tensor.shape[0]
-    source_bytes = export.checkpoint.info(spec.name).bytes * len(weights) // tensor.shape[0]
+    if export.rounded is not None and spec.name in export.rounded.gains:
+        weights = export.rounded.gains[spec.name][first : first + rows]
+    weights = _in_order_of_pairs(export, spec, weights)
     try:
-        data = quantise(weights.reshape(-1, tensor.shape[-1]), tensor.type, _counts(export, spec))
+        return quantise(weights.reshape(-1, tensor.shape[-1]), tensor.type, _counts(export, spec))
     except InputError as error:
         message = f"{export.checkpoint.path}: tensor {spec.name}: {error.message}"
         raise InputError(message, error.hint) from error
-    return _Piece(data, _padded(tensor.bytes) - tensor.bytes if last else 0, source_bytes)
+
+
+def _in_order_of_pairs(export: GgufExport, spec: TensorSpec, rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the rows of queries and keys as llama.cpp turns them; any others as they are."""
+    if spec.role in (Role.QUERY, Role.KEY) and ARCHITECTURES[export.shape.family].adjacent_pairs:
+        return interleave_halves(rows, export.shape.head_dim)
+    return rows
 
 
 def _rope_piece(shape: ModelShape, tensor: PlannedTensor) -> _Piece:
@@ -218,7 +258,7 @@ def _rope_piece(shape: ModelShape, tensor: PlannedTensor) -> _Piece:
     return _Piece(factors.view(np.uint8), _padded(tensor.bytes) - tensor.bytes, 0)
 
 
-def interleave_halves(weights: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
+def interleave_halves(weights: NDArray[Any], head_dim: int) -> NDArray[Any]:
     """Reorder the rows of each head, [a0 a1 .. b0 b1 ..] -> [a0 b0 a1 b1 ..].
 
     Rotary embeddings turn pairs of elements: (i, i + head_dim / 2) in transformers, neighbours

@@ -36,6 +36,8 @@ from converters.onnx_rotary import rotary_table
 from converters.onnx_verify import verify_onnx
 from converters.plan import Plan
 from converters.recipe import Recipe
+from converters.rounding import onnx_blocks
+from converters.rounding.rounded import Rounded
 from converters.special_tokens import special_tokens, token_ids
 from edgekit.errors import InputError
 from edgekit.files import disk_errors
@@ -71,12 +73,14 @@ def export_onnx(
     shape: ModelShape,
     recipe: Recipe,
     importance: Importance | None,
+    rounded: Rounded | None,
     folder: Path,
     progress: Progress,
 ) -> Exported:
     """Write `model.onnx`, its data, the tokenizer and GenAI's configuration into `folder`.
 
-    `importance` weighs the rounding errors; without it the norms' gains do.
+    `importance` weighs the rounding errors; without it the norms' gains do. `rounded` holds
+    matrices that are rounded already.
     The finished files are read back and compared with the checkpoint. Raises InputError for
     weights that no type can hold, and for a checkpoint without a tokenizer.
     """
@@ -86,9 +90,9 @@ def export_onnx(
         write_companions(checkpoint, shape, positions, folder)
         model = decoder_model(shape, layout, DATA_FILE)
         (folder / ENTRY).write_bytes(model.SerializeToString(deterministic=True))
-        source = _Source(checkpoint, shape, positions, importance)
+        source = _Source(checkpoint, shape, positions, importance, rounded)
         _write_data(source, layout, folder / DATA_FILE, progress)
-    verify_onnx(folder / ENTRY, checkpoint, shape, recipe)
+    verify_onnx(folder / ENTRY, checkpoint, shape, recipe, rounded)
     return Exported(
         entry=ENTRY,
         bits_per_weight=plan.bits_per_weight,
@@ -105,6 +109,7 @@ class _Source:
     shape: ModelShape
     positions: int
     importance: Importance | None
+    rounded: Rounded | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ def _slabs(layout: Layout) -> Iterator[_Slab]:
 
 def _write_slab(source: _Source, slab: _Slab, path: Path) -> int:
     """Read, convert and write one slab; return its number of weights."""
-    weights = source.checkpoint.read(slab.spec.name, slab.first, slab.rows)
+    weights = _weights(source, slab)
     tensor, row = slab.tensor, slab.row + slab.first
     values, scales = _stored(source, slab, weights)
     if not np.isfinite(values if scales is None else scales).all():
@@ -166,13 +171,22 @@ def _stored(
     source: _Source, slab: _Slab, weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.generic], NDArray[np.float16] | None]:
     """Return `weights` as they are stored: values or codes, and the scales of codes."""
-    tensor = slab.tensor
+    tensor, rounded = slab.tensor, source.rounded
+    if rounded is not None and slab.spec.name in rounded.blocks:
+        return onnx_blocks.stored(rounded.blocks[slab.spec.name], slab.first, slab.rows)
     if tensor.quantised:
         importance = _counts(source, slab)
         with np.errstate(all="ignore"):  # what is not finite is refused by the caller
             return quantise_rows(weights, BITS[tensor.type], importance)
     with np.errstate(over="ignore"):
         return weights.astype(np.float16 if tensor.type == "f16" else np.float32), None
+
+
+def _weights(source: _Source, slab: _Slab) -> NDArray[np.float32]:
+    """Return the rows of a slab as they are to be stored, trained gains in place of the old."""
+    if source.rounded is not None and slab.spec.name in source.rounded.gains:
+        return source.rounded.gains[slab.spec.name][slab.first : slab.first + slab.rows]
+    return source.checkpoint.read(slab.spec.name, slab.first, slab.rows)
 
 
 def _counts(source: _Source, slab: _Slab) -> NDArray[np.float32] | None:

@@ -13,11 +13,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from converters.architectures import ModelShape
+from converters.architectures import ModelShape, TensorSpec
 from converters.checkpoint import Checkpoint
 from converters.onnx_layout import BITS, Tensor, lay_out, output_matrix
 from converters.onnx_quantize import BLOCK, Bits, dequantise_rows
 from converters.recipe import Recipe
+from converters.rounding.rounded import Rounded
 from edgekit.onnx_header import check
 
 SAMPLE_ROWS = 4
@@ -33,8 +34,14 @@ class OnnxMismatchError(Exception):
     """The file is not what was planned: a bug of edgekit or of a library, not of the input."""
 
 
-def verify_onnx(path: Path, checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> None:
-    """Compare the model `path` with the checkpoint and the recipe it was made from.
+def verify_onnx(
+    path: Path,
+    checkpoint: Checkpoint,
+    shape: ModelShape,
+    recipe: Recipe,
+    rounded: Rounded | None = None,
+) -> None:
+    """Compare the model `path` with the checkpoint, the recipe and the rounding it was made from.
 
     Raises OnnxMismatchError, naming the tensor, what it should be and what it is.
     """
@@ -50,7 +57,7 @@ def verify_onnx(path: Path, checkpoint: Checkpoint, shape: ModelShape, recipe: R
         elif len(tensor.shape) == 2:
             _check_not_quantised(tensor, users)
         if tensor.sources:
-            _check_sample(path, tensor, stored, checkpoint)
+            _check_sample(path, tensor, stored, checkpoint, rounded)
     output = output_matrix(tensors)
     if not any(node.output[0] == "logits" for node in users.get(output.name, [])):
         raise OnnxMismatchError(f"{path}: logits are not made by {output.name}")
@@ -112,14 +119,18 @@ def _check_not_quantised(tensor: Tensor, users: dict[str, list[onnx.NodeProto]])
 
 
 def _check_sample(
-    path: Path, tensor: Tensor, stored: dict[str, TensorProto], checkpoint: Checkpoint
+    path: Path,
+    tensor: Tensor,
+    stored: dict[str, TensorProto],
+    checkpoint: Checkpoint,
+    rounded: Rounded | None,
 ) -> None:
     """Compare the last rows of each source, where a wrong offset or order shows."""
     last_row = 0
     for source in tensor.sources:
         last_row += source.shape[0]
         count = min(SAMPLE_ROWS, source.shape[0])
-        wanted = checkpoint.read(source.name, source.shape[0] - count, count)
+        wanted = _wanted(checkpoint, rounded, source, source.shape[0] - count, count)
         found, allowed = _rows(path, tensor, stored, last_row - count, count)
         error = np.abs(found.reshape(wanted.shape) - wanted)
         excess = error - allowed.reshape(wanted.shape)
@@ -128,6 +139,17 @@ def _check_sample(
                 f"{tensor.name} differs from {source.name} by {error.flat[excess.argmax()]:.3g}, "
                 f"{tensor.type} may differ by {allowed.flat[excess.argmax()]:.3g} there"
             )
+
+
+def _wanted(
+    checkpoint: Checkpoint, rounded: Rounded | None, source: TensorSpec, first: int, count: int
+) -> Array:
+    """Return rows of a source as they should be: as rounded or trained, else the checkpoint's."""
+    if rounded is not None and source.name in rounded.blocks:
+        return rounded.blocks[source.name].rows(first, count).weights()
+    if rounded is not None and source.name in rounded.gains:
+        return rounded.gains[source.name][first : first + count]
+    return checkpoint.read(source.name, first, count)
 
 
 def _rows(

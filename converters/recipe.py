@@ -5,6 +5,7 @@ A recipe is a name of `converters/recipes/` or a path to a file of your own.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,15 @@ class Recipe:
             context_length=_context_length(document.get("context_length"), path),
         )
 
+    def to_toml(self) -> str:
+        """Return the recipe as a TOML file, which `read` takes back as it is."""
+        lines = [f"{key} = {_toml(value)}" for key, value in self.to_dict().items()
+                 if not isinstance(value, Mapping)]  # fmt: skip
+        if self.per_tensor:
+            lines += ["", "[per_tensor]"]
+            lines += [f"{_toml(name)} = {_toml(kind)}" for name, kind in self.per_tensor.items()]
+        return "\n".join(lines) + "\n"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as the keys of its TOML file, without those that say nothing."""
         return {key: value for key, value in asdict(self).items() if value not in ("", None, {})}
@@ -83,6 +93,11 @@ class Recipe:
 def built_in_names() -> list[str]:
     """Return the names of the recipes that come with edgekit."""
     return sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.toml"))
+
+
+def _toml(value: object) -> str:
+    """Return a string or a number as TOML: its strings take every escape of JSON's."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

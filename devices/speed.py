@@ -122,6 +122,18 @@ def _matrices(model: ModelFacts) -> list[tuple[str, int, float]]:
             return [(k, count, TORCH_TOKEN_BYTES.get(k, 4.0) * count) for k, count, _ in found]
 
 
+def matrix_s_per_weight(
+    kind: str, bytes_per_weight: float, profile: DeviceProfile, costs: Costs | None = None
+) -> float:
+    """Return the seconds that one weight of a matrix takes of each decoded token.
+
+    `kind` is a type of either format. For choosing between types: see `decode_s` for a model.
+    """
+    count = 1 << 20
+    size = _packed_bytes(kind, count) if kind.startswith("int") else bytes_per_weight * count
+    return _decode_matrix_s(kind, count, size, profile, costs) / count
+
+
 def _packed_bytes(kind: str, weights: int) -> float:
     if kind in ("int4", "int8"):
         return (ONNX_CODE_BYTES[kind] + 8 / 32) * weights

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters import ggml
-from converters.architectures import ModelShape, TensorSpec
+from converters.architectures import ModelShape, Role, TensorSpec
 from converters.budget.allocate import Choice, Options
 from converters.budget.sensitivity import Sensitivity
 from converters.checkpoint import Checkpoint
@@ -55,6 +55,9 @@ class Table:
         per_tensor = {
             spec.name: self.types[column] for spec, column in zip(self.specs, choice, strict=True)
         }
+        embedding, output = f"{Role.EMBEDDING}.weight", f"{Role.OUTPUT}.weight"
+        if self.format == "onnx" and output not in per_tensor:
+            per_tensor[output] = per_tensor[embedding]  # one table for both, not two
         return Recipe(name, self.format, self._scheme(choice), "chosen by edgekit tune", per_tensor)
 
     def choice(self, types: Mapping[str, str]) -> Choice:

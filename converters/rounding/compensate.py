@@ -1,16 +1,15 @@
 """Error-compensated rounding of one matrix: each code makes up for the errors of the others.
 
 Rounding each weight to its nearest level ignores that inputs are correlated: an error in one
-column can be undone by another. Here codes and scales descend on the layer's real error,
-|target - Q X|^2 with the second moments of its inputs, column by column (coordinate descent, as
-in QuantEase, Behdin et al. 2023, arXiv 2309.01885), from a start that solves for each column with
-the best continuous answer of those not yet rounded (GPTQ, Frantar et al. 2022, arXiv 2210.17323).
-It knows matrices only: no model, no file.
+column can be undone by another. GPTQ (Frantar et al. 2022, arXiv 2210.17323) spreads each error
+over the columns not yet rounded; then codes and scales descend on the real error of the outputs,
+|(W - Q) X|^2, column by column and block by block (coordinate descent, as in QuantEase, Behdin et
+al. 2023, arXiv 2309.01885). It knows matrices only: no model, no file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,39 +24,29 @@ SINGULAR = 1e-6  # below this share of its terms, a determinant is rounding erro
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """What a matrix multiplies, over all positions of the calibration text.
-
-    `inputs`: float32 [columns, columns], the mean of x x^T where x is the input in the quantised
-    model. `crossed`: the mean of y x^T where y is the same input in the unquantised model.
-    """
-
-    inputs: torch.Tensor
-    crossed: torch.Tensor
-
-    def damped(self, share: float = DAMPING) -> Moments:
-        """Return the moments with noise of `share` of the mean channel's power on every input."""
-        noise = torch.eye(len(self.inputs)) * (self.inputs.diagonal().mean() * share + TINY)
-        return Moments(self.inputs + noise, self.crossed + noise)
+def damped(moments: torch.Tensor) -> torch.Tensor:
+    """Return second moments, [columns, columns], as if every input had a little noise besides."""
+    noise = moments.diagonal().mean() * DAMPING + TINY
+    return moments + torch.eye(len(moments)) * noise
 
 
 class Rounding:
     """One matrix, or several that share their inputs, on the way to better codes and scales.
 
     `weights`: float32 [rows, columns], unquantised. `start`: the same as plainly rounded.
-    `moments`: of the inputs, damped. Inside, everything lies with the columns first, so that a
-    column, which is worked on as a whole, is contiguous.
+    `moments`: the mean of x x^T over its inputs x, float32 [columns, columns], damped. Inside,
+    everything lies with the columns first, so that a column, which is worked on as a whole, is
+    contiguous.
     """
 
-    def __init__(self, weights: torch.Tensor, start: Blocks, moments: Moments) -> None:
+    def __init__(self, weights: torch.Tensor, start: Blocks, moments: torch.Tensor) -> None:
         grid = start.grid
         self._start = start
         self._group = grid.group
         self._levels = np.array(grid.levels, dtype=np.float32)
         self._table, self._lowest = _nearest_table(self._levels)
-        self._inputs = moments.inputs.numpy()
-        self._target = _product(moments.crossed.T.numpy(), weights.detach().numpy().T)
+        self._inputs = moments.numpy()
+        self._weights = np.ascontiguousarray(weights.detach().numpy().T)
         self._codes = np.ascontiguousarray(start.codes.T)
         self._steps = np.ascontiguousarray(start.steps().T)
         shifts = start.shifts()
@@ -66,12 +55,9 @@ class Rounding:
         self._rounded = np.ascontiguousarray(start.weights().T)
 
     def error(self) -> float:
-        """Return the part of the layer's mean squared error that the codes decide.
-
-        |Q X|^2 - 2 <target, Q>: its differences are those of the error.
-        """
-        product = _product(self._inputs, self._rounded)
-        return float(((product - 2 * self._target) * self._rounded).sum(dtype=np.float64))
+        """Return the mean squared error of the outputs, summed over the rows."""
+        errors = self._rounded - self._weights
+        return float((_product(self._inputs, errors) * errors).sum(dtype=np.float64))
 
     def sweep(self) -> None:
         """Choose every code again, given all others; then each block's scale, given its codes.
@@ -79,7 +65,7 @@ class Rounding:
         No step makes the error larger, but for the rounding of a scale to float16. The scales of
         nested grids stay as they are.
         """
-        gradient = self._target - _product(self._inputs, self._rounded)
+        gradient = _product(self._inputs, self._weights - self._rounded)
         for first in range(0, len(self._rounded), BLOCK):
             block = slice(first, first + BLOCK)
             before, local = self._rounded[block].copy(), gradient[block].copy()
@@ -141,9 +127,8 @@ class Rounding:
         columns = len(self._rounded)
         rank = np.argsort(-self._inputs.diagonal(), kind="stable")
         inputs = torch.from_numpy(self._inputs[np.ix_(rank, rank)]).double()
-        inverse = torch.linalg.inv(inputs)
-        factor = torch.linalg.cholesky(inverse, upper=True).float().numpy()
-        wanted = _product(inverse.float().numpy(), self._target[rank])
+        factor = torch.linalg.cholesky(torch.linalg.inv(inputs), upper=True).float().numpy()
+        wanted = self._weights[rank]
         for first in range(0, columns, BLOCK):
             end = min(first + BLOCK, columns)
             errors = np.zeros((end - first, wanted.shape[1]), dtype=np.float32)

@@ -8,6 +8,7 @@ nothing: scales and codes come from elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -101,6 +102,16 @@ class Blocks:
         if shifts is not None:
             weights += shifts[..., None]
         return weights.reshape(self.codes.shape)
+
+
+def joined(parts: Sequence[Blocks]) -> Blocks:
+    """Return matrices of one grid and width as one, their rows one after another."""
+
+    def join(values: Sequence[Any]) -> Any:
+        return None if values[0] is None else np.concatenate(values)
+
+    names = [field.name for field in fields(Blocks)[1:]]
+    return Blocks(parts[0].grid, *(join([getattr(part, n) for part in parts]) for n in names))
 
 
 def _spread(outer: NDArray[np.float16], inner: Floats | None, groups: int) -> Floats:

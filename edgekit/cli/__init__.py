@@ -17,6 +17,7 @@ from edgekit.cli.convert import convert
 from edgekit.cli.demo import demo
 from edgekit.cli.devices import devices
 from edgekit.cli.doctor import doctor
+from edgekit.cli.heal import heal
 from edgekit.cli.inspect import inspect
 from edgekit.cli.latency import latency
 from edgekit.cli.output import styled
@@ -26,6 +27,7 @@ from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
 from edgekit.cli.prune import prune
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
+from edgekit.cli.tune import tune
 from edgekit.errors import EdgekitError
 
 INTERRUPTED = 130
@@ -52,8 +54,8 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, prune, calibrate, convert, check, bench, devices, plan, latency, bundle,
-    run, chat, privacy, doctor,
+    demo, pull, inspect, prune, heal, calibrate, tune, convert, check, bench, devices, plan,
+    latency, bundle, run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")

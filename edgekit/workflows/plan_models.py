@@ -15,6 +15,7 @@ from converters.architectures import ModelShape, describe
 from converters.checkpoint import Checkpoint
 from converters.convert import plan as plan_conversion
 from converters.gguf_plan import plan_tensors
+from converters.importance import Importance
 from converters.plan import Plan, PlannedTensor
 from converters.recipe import Recipe
 from converters.schemes import SCHEMES
@@ -83,10 +84,10 @@ def _of_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Source:
     left_out: dict[str, str] = {}
     recipes = [Recipe.of(kind, name) for kind in DEVICE_FORMATS for name in SCHEMES[kind]]
     with progress.task("planning", len(recipes), unit="schemes") as advance:
-        plans = _Plans(checkpoint, shape)
+        plans = Plans(checkpoint, shape)
         for recipe in recipes:
             try:
-                forms.append(_facts(checkpoint, shape, plans.plan(recipe)))
+                forms.append(facts_of_plan(checkpoint, shape, plans.plan(recipe)))
             except InputError as error:
                 left_out[recipe.name] = error.message
             advance(1)
@@ -95,20 +96,27 @@ def _of_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Source:
     return Source(checkpoint.path.resolve().name, True, tuple(forms), left_out)
 
 
-class _Plans:
-    """Plans by the converters. GGUF headers hold the vocabulary, which is the same in each file."""
+class Plans:
+    """Plans by the converters. GGUF headers hold the vocabulary, which is the same in each file.
 
-    def __init__(self, checkpoint: Checkpoint, shape: ModelShape) -> None:
-        self._checkpoint, self._shape = checkpoint, shape
+    `importance` is as for the converters: some presets' types depend on it.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, shape: ModelShape, importance: Importance | None = None
+    ) -> None:
+        self._checkpoint, self._shape, self._importance = checkpoint, shape, importance
         self._first: Plan | None = None
 
     def plan(self, recipe: Recipe) -> Plan:
+        """Return the plan of one recipe; the second of a format costs milliseconds."""
         if recipe.format == "onnx" or self._first is None:
-            found = plan_conversion(self._checkpoint, recipe)
+            found = plan_conversion(self._checkpoint, recipe, self._importance)
             if recipe.format == "gguf":
                 self._first = found
             return found
-        tensors, substitutions = plan_tensors(self._shape, recipe)
+        calibrated = self._importance is not None
+        tensors, substitutions = plan_tensors(self._shape, recipe, calibrated=calibrated)
         header = self._first.file_bytes - _padded_bytes(self._first.tensors)
         file_bytes = header + _padded_bytes(tensors)
         weights = self._shape.parameters
@@ -119,7 +127,8 @@ def _padded_bytes(tensors: tuple[PlannedTensor, ...]) -> int:
     return sum(-(-tensor.bytes // GGUF_ALIGNMENT) * GGUF_ALIGNMENT for tensor in tensors)
 
 
-def _facts(checkpoint: Checkpoint, shape: ModelShape, planned: Plan) -> ModelFacts:
+def facts_of_plan(checkpoint: Checkpoint, shape: ModelShape, planned: Plan) -> ModelFacts:
+    """Return what the model of a plan will be, for estimates of its memory and speed."""
     weights: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for tensor in _block_matrices(planned):

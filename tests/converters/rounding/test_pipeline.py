@@ -27,7 +27,7 @@ from edgekit.progress import NoProgress
 from runtimes.load import load
 
 SCHEMES = (("gguf", "q4_0"), ("gguf", "iq4_nl"), ("gguf", "q4_k_m"), ("onnx", "int4"))
-STEPS = 30
+STEPS, TEXT_WINDOWS = 40, 200
 
 
 def windows(seed: int, count: int) -> tuple[Window, ...]:
@@ -36,14 +36,14 @@ def windows(seed: int, count: int) -> tuple[Window, ...]:
 
 
 def importance_of(checkpoint: Checkpoint) -> Importance:
-    ids = [window.token_ids for window in windows(0, 40)]
+    ids = [window.token_ids for window in windows(0, TEXT_WINDOWS)]
     return collect(checkpoint, describe(checkpoint), ids, "a test", NoProgress())
 
 
 def work_for(checkpoint: Checkpoint, recipe: Recipe, steps: int = 0) -> Work:
     importance = importance_of(checkpoint)
     planned = plan(checkpoint, recipe, importance)
-    return Work(checkpoint, planned, importance, windows(0, 40), steps)
+    return Work(checkpoint, planned, importance, windows(0, TEXT_WINDOWS), steps)
 
 
 def divergence(artifact: Artifact, checkpoint: Checkpoint) -> float:

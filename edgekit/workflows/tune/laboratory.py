@@ -1,0 +1,142 @@
+"""The laboratory: what a search needs to know of a checkpoint, measured once and kept.
+
+Each result is a file of its own in the cache, named by all that decides it: an interrupted search
+loses the measurement it was at, no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.architectures import describe
+from converters.budget.measure import Measurer
+from converters.budget.sensitivity import Sensitivity, measure_sensitivity
+from converters.budget.table import Table, tabulate
+from converters.calibrate import calibrate, calibration_windows
+from converters.checkpoint import Checkpoint
+from converters.reference import Window, load_model
+from edgekit.artifact import Format
+from edgekit.files import write_atomically
+from edgekit.progress import Progress
+
+CACHE_VERSION = 1
+# Spread over the whole text, so that every kind has its share.
+SENSITIVITY_WINDOWS, MEASURED_WINDOWS = 32, 16
+
+
+class Laboratory:
+    """Measures one checkpoint on one calibration text, and remembers."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, text: Path | None, cache_folder: Path, progress: Progress
+    ) -> None:
+        """`text` is a file in UTF-8; without one the checkpoint writes its own."""
+        self._checkpoint, self._text = checkpoint, text
+        self._shape = describe(checkpoint)
+        self._cache, self._progress = cache_folder, progress
+
+    @cached_property
+    def importance(self) -> Any:
+        """Return the importance matrix by which everything is rounded."""
+        return calibrate(self._checkpoint, self._text, self._cache / "importance", self._progress)
+
+    def table(self, format_name: Format, seconds_per_weight: Mapping[str, float]) -> Table:
+        """Return the table of choices for a format."""
+        return tabulate(
+            self._checkpoint,
+            self._shape,
+            format_name,
+            self.importance,
+            self._sensitivities,
+            seconds_per_weight,
+            self._progress,
+        )
+
+    def divergence(self, types: Mapping[str, str]) -> float:
+        """Return the measured divergence, in nats, with the matrices in `types`; see Measurer."""
+        file = self._file("divergence", dict(types))
+        known = _number(file)
+        if known is None:
+            known = self._measurer.divergence(types, self._progress)
+            write_atomically(file, json.dumps(known).encode())
+        return known
+
+    @cached_property
+    def _windows(self) -> list[Window]:
+        folder = self._cache / "importance"
+        return calibration_windows(self._checkpoint, self._text, folder, self._progress)
+
+    @cached_property
+    def _measurer(self) -> Measurer:
+        windows = _spread(self._windows, MEASURED_WINDOWS)
+        model = load_model(self._checkpoint)
+        return Measurer(self._checkpoint, self._shape, model, self.importance, windows)
+
+    @cached_property
+    def _sensitivities(self) -> dict[str, Sensitivity]:
+        file = self._file("sensitivity", SENSITIVITY_WINDOWS)
+        found = _load_sensitivities(file)
+        if found is None:
+            windows = _spread(self._windows, SENSITIVITY_WINDOWS)
+            model = load_model(self._checkpoint)
+            found = measure_sensitivity(model, self._shape, windows, self._progress)
+            _save_sensitivities(file, found)
+        return found
+
+    def _file(self, kind: str, facts: object) -> Path:
+        text = [window.token_ids for window in self._windows]
+        whole = json.dumps([CACHE_VERSION, kind, facts, text, self._checkpoint_digest])
+        return self._cache / "tune" / f"{kind}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
+
+    @cached_property
+    def _checkpoint_digest(self) -> str:
+        return self._checkpoint.digest()
+
+
+def _spread(windows: Sequence[Window], count: int) -> list[Window]:
+    count = min(count, len(windows))
+    return [windows[number * len(windows) // count] for number in range(count)]
+
+
+def _number(file: Path) -> float | None:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, float) else None
+
+
+def _save_sensitivities(file: Path, found: Mapping[str, Sensitivity]) -> None:
+    arrays: dict[str, Any] = {
+        f"{field.name} {name}": value
+        for name, one in found.items()
+        for field in fields(Sensitivity)
+        if (value := getattr(one, field.name)) is not None
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(file, buffer.getvalue())
+
+
+def _load_sensitivities(file: Path) -> dict[str, Sensitivity] | None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            names = [key.removeprefix("rows ") for key in arrays if key.startswith("rows ")]
+            values = {key: arrays[key] for key in arrays}
+    except Exception:
+        return None
+    return {
+        name: Sensitivity(
+            values[f"columns {name}"], values[f"rows {name}"], values.get(f"looked_up {name}")
+        )
+        for name in names
+    }
