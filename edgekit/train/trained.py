@@ -1,0 +1,78 @@
+"""What of a model is trained: all of it, adapters beside its matrices, or the norm gains alone.
+
+It knows neither the loss nor the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekit.errors import InputError
+from edgekit.train.lora import add_adapters, merge_adapters
+
+if TYPE_CHECKING:
+    import torch
+
+Method = Literal["full", "lora", "norms"]
+WEIGHT_DECAY = 0.01
+BETAS = (0.9, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The parameters that learn, by name, and how to put them back into the model's own."""
+
+    method: Method
+    parameters: dict[str, torch.nn.Parameter]
+
+    def optimizer(self) -> Any:
+        """Return an AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101); only matrices decay."""
+        import torch
+
+        parameters = self.parameters.values()
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=BETAS)
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Return the weights as they are now; not copies."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def restore(self, values: dict[str, torch.Tensor]) -> None:
+        """Set the weights to `values`."""
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(values[name])
+
+
+def choose(model: Any, method: Method, rank: int = 0, seed: int = 0) -> Trained:
+    """Freeze `model` but for what `method` trains. Adapters of `rank` are added for "lora".
+
+    Raises InputError if the model has nothing of the kind.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    match method:
+        case "lora":
+            chosen = add_adapters(model, rank, seed)
+        case "norms":
+            named = model.named_parameters()
+            chosen = {name: p for name, p in named if name.endswith("norm.weight")}
+        case "full":
+            chosen = dict(model.named_parameters())
+    if not chosen:
+        raise InputError(f"the model has nothing that the method {method!r} could train")
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    return Trained(method, chosen)
+
+
+def finish(model: Any, trained: Trained) -> None:
+    """Make `model` an ordinary one again: adapters are added to their matrices."""
+    if trained.method == "lora":
+        merge_adapters(model)
