@@ -61,7 +61,7 @@ class TorchEngine:
         self._device, self._dtype = _place(self._torch, folder)
         self._model: Any = _load(folder, self._device, self._dtype)
         self._cache = self._reserve(folder)
-        self._batch_tokens = _batch_tokens(folder)
+        self._batch_tokens, self._head_tokens = _batch_tokens(folder), _head_tokens(folder)
         self._vocabulary_size = folder.config.vocabulary_size
         self._row = np.empty(self._vocabulary_size, dtype=np.float32)
         self._listen(folder)
@@ -130,8 +130,8 @@ class TorchEngine:
         start = 0
         for piece in self._pieces(token_ids):
             hidden = self._run(piece)
-            for first in range(0, len(piece), FEWEST_BATCH_TOKENS):
-                rows = self._logits(hidden[first : first + FEWEST_BATCH_TOKENS])
+            for first in range(0, len(piece), self._head_tokens):
+                rows = self._logits(hidden[first : first + self._head_tokens])
                 out[start : start + len(rows)] = rows
                 start += len(rows)
 
@@ -288,9 +288,18 @@ def _load(folder: TorchFolder, device: Any, dtype: Any) -> Any:
 def _batch_tokens(folder: TorchFolder) -> int:
     """Return how many tokens one matrix may multiply at once: a power of two."""
     largest = max(rows * columns for rows, columns in folder.matrices().values())
-    tokens = LONGEST_STEP_OPERATIONS // (2 * largest)
-    fitting = 1 << max(0, tokens.bit_length() - 1)
-    return max(FEWEST_BATCH_TOKENS, min(BATCH_TOKENS, fitting))
+    return max(FEWEST_BATCH_TOKENS, min(BATCH_TOKENS, _fitting_tokens(largest)))
+
+
+def _head_tokens(folder: TorchFolder) -> int:
+    """Return for how many tokens logits are computed at once."""
+    config = folder.config
+    return min(BATCH_TOKENS, _fitting_tokens(config.vocabulary_size * config.hidden))
+
+
+def _fitting_tokens(weights: int) -> int:
+    """Return the power of two of tokens that a matrix multiplies within one step, at least 1."""
+    return 1 << max(0, (LONGEST_STEP_OPERATIONS // (2 * weights)).bit_length() - 1)
 
 
 @contextmanager
