@@ -22,6 +22,7 @@ from edgekit.privacy import quiet
 
 FAMILIES: dict[str, dict[str, str]] = {
     "gguf": {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
+    "torch": {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"},
     "onnx": {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"},
 }
 NO_WINDOW = -1

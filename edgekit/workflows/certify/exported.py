@@ -41,16 +41,11 @@ WORDS = {
 
 
 def complaints(
-    artifact: Artifact, file: ModelFile | None, checkpoint: Checkpoint, shape: ModelShape
+    artifact: Artifact, file: ModelFile, checkpoint: Checkpoint, shape: ModelShape
 ) -> list[str]:
-    """Return what the artifact says otherwise than the checkpoint, nothing where all agrees.
-
-    Without a `file` that can be read, the manifest alone is looked at.
-    """
+    """Return what the artifact says otherwise than the checkpoint, nothing where all agrees."""
     try:
         due = expect(checkpoint, shape, artifact.manifest.format)
-        if file is None:
-            return list(_manifest(artifact.manifest, checkpoint, due.special, shape))
         said = file.said()
         return [
             *_numbers(said, due),
@@ -182,6 +177,10 @@ def _special(found: dict[str, Any], due: SpecialTokens) -> Iterator[str]:
               "stop": list(due.stop)}  # fmt: skip
     for role, value in found.items():
         if value is None and role in ("pad", "add_bos"):
+            continue
+        if role == "ends":
+            if not set(value) <= set(due.stop):
+                yield f"the file's stop tokens are {value}, the checkpoint's {list(due.stop)}"
             continue
         if value != wanted[role]:
             yield f"special token {role}: the file says {value}, the checkpoint {wanted[role]}"

@@ -69,22 +69,25 @@ class Session:
 
     def run(self) -> None:
         """Judge every stage. Raises InputError for a text of the user's that cannot be read."""
-        reference = self._reference()
-        asked = None if reference is None else self._ask(reference)
+        asked = self._asked()
         self._judge_chain(asked)
         shape = self._shape()
         file = self._judge_export(shape)
         heard = self._listen(asked)
         self._judge_weights(shape, file, asked, heard)
 
-    def _reference(self) -> Reference | None:
-        """Return the checkpoint's own answers; None where `_unmeasured` says why there are none."""
+    def _asked(self) -> engine.Asked | None:
+        """Return what to ask, with the checkpoint's own answers; None where it gives none.
+
+        `_unmeasured` then says why.
+        """
         own = None if self._wanted.text is None else passages.user_passage(self._wanted.text)
         if own is not None and not own.text.strip():
             raise InputError(f"{self._wanted.text} holds no text", hint="give a longer text")
         try:
             texts = passages.built_in_passages(self._checkpoint) if own is None else [own]
-            return self._measure(texts, WINDOW_TOKENS, BUILT_IN_WINDOWS if own is None else None)
+            windows = BUILT_IN_WINDOWS if own is None else None
+            return self._ask(self._measure(texts, WINDOW_TOKENS, windows))
         except EdgekitError as error:
             self._unmeasured = error.message
         except Exception as error:  # transformers and Jinja raise anything over a bad checkpoint
@@ -163,8 +166,6 @@ class Session:
             return None
         wrong = exported.complaints(self._artifact, file, self._checkpoint, shape)
         agrees = "hyperparameters, tokenizer, special tokens and chat template agree"
-        if file is None:
-            agrees = "the manifest agrees; its file is read by the engine alone"
         self.stages.append(StageReport("exported", not wrong, "; ".join(wrong) or agrees))
         return file
 

@@ -6,7 +6,7 @@ One protocol for every format; it knows no checkpoint, so it can be compared wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ class Said:
 
     `numbers` are hyperparameters by name: see `expected.hyperparameters`. A number that the file
     has once for each layer is a list. `layers` are the indices that tensors or inputs are named
-    for. `special` holds `bos`, `eos`, `pad`, `add_bos` as far as the file says them.
+    for. `special` holds `bos`, `eos`, `pad`, `add_bos` and `stop` as far as the file says them, or
+    `ends`, of which each must be one of the stop tokens.
     `tokenizer` are parts of the tokenizer by name, to be compared whole.
     """
 
@@ -81,11 +82,8 @@ class ModelFile(Protocol):
         """Return what `Said.tokenizer` should be for `checkpoint`, `rows` the embedding's."""
 
 
-def open_file(artifact: Artifact, shape: ModelShape) -> ModelFile | None:
-    """Return the reader of the artifact's format, None for a format that has none.
-
-    Raises InputError for a damaged file.
-    """
+def open_file(artifact: Artifact, shape: ModelShape) -> ModelFile:
+    """Return the reader of the artifact's format. Raises InputError for a damaged file."""
     match artifact.manifest.format:
         case "gguf":
             from edgekit.workflows.certify.gguf_file import GgufFile
@@ -95,4 +93,9 @@ def open_file(artifact: Artifact, shape: ModelShape) -> ModelFile | None:
             from edgekit.workflows.certify.onnx_file import OnnxFile
 
             return OnnxFile(artifact.path, artifact.entry, shape)
-    return None
+        case "torch":
+            from edgekit.workflows.certify.torch_file import TorchFile
+
+            return TorchFile(artifact.path, artifact.entry)
+        case unknown:
+            assert_never(unknown)

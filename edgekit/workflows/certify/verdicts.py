@@ -18,9 +18,9 @@ from edgekit.workflows.certify.weights import TensorReport
 
 # bits of most weights -> the largest divergence that rounding may make on the sample, in nats
 ROUNDING = {32: 1e-4, 16: 0.01, 8: 0.15, 6: 0.5, 5: 1.0, 4: 2.5, 3: 6.0, 2: 12.0}
-# and the largest between torch and an engine on the same weights. Engines round activations to
-# 8 bits where the weights are quantised, and to 16 elsewhere.
-ENGINE_QUANTISED, ENGINE_FLOAT = 0.05, 0.002
+# and between torch and an engine on the same weights. Engines round activations to 8 bits where
+# the weights are quantised, and to 16 where they have 16.
+ARITHMETIC = {32: 0.002, 16: 0.02, 8: 0.05}
 
 
 def quantised_report(
@@ -110,7 +110,7 @@ def loaded_report(
         said = [heard.measured.samples[index] for index in asked.samples]
         pairs = list(zip(logits, said, strict=True))
         mean = float(np.concatenate([divergence(a, b) for a, b in pairs]).mean())
-        limit = ENGINE_QUANTISED if mean_bits(tensors) < 16 else ENGINE_FLOAT
+        limit = ARITHMETIC[min(ARITHMETIC, key=lambda bits: abs(bits - mean_bits(tensors)))]
         if np.isfinite(mean):
             figures["kld_mean"] = mean
             figures["top1_agreement"] = float(
