@@ -14,6 +14,8 @@ MODELS = [(name, tied) for name in ("llama", "mistral", "qwen2", "qwen3") for ti
 CASES = [(*MODELS[i % 8], "gguf", scheme) for i, scheme in enumerate(GGUF)] + [
     (*model, "onnx", ONNX[(i + i // 4) % 4]) for i, model in enumerate(MODELS)
 ]
+CASES += [("llama", True, "torch", "int8"), ("qwen3", False, "torch", "nf4"),
+          ("qwen2", True, "torch", "bf16")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("architecture", "tied", "format_name", "scheme"), CASES)
@@ -22,6 +24,8 @@ def test_nothing_is_named_where_nothing_is_broken(
 ) -> None:
     from edgekit.artifact import Artifact
 
+    if format_name == "torch":
+        pytest.importorskip("bitsandbytes")
     settings = {} if tied else {"tie_word_embeddings": False}
     checkpoint, artifact = converted(format_name, scheme, architecture, **settings)
     checked = judge(Artifact.open(artifact), checkpoint)
