@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from converters.architectures import ModelShape, describe
 from converters.calibration import OWN_TOKENS, file_text, own_text
@@ -23,7 +23,6 @@ from edgekit.progress import Progress
 CACHE_VERSION = 2  # of the text and the matrix: also another way to sample or to count
 OWN_TEXT = "text that the model wrote itself"
 Engine = Literal["torch", "llama.cpp"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +67,12 @@ def measure(
     that cannot be run.
     """
     shape = describe(checkpoint)
-    file = cache_folder / f"{_key(checkpoint, text, tokens, engine)}.gguf"
+    cache = _Cache(cache_folder, checkpoint.digest(), text, tokens)
+    file = cache.matrix(engine)
     kept = _kept(file, shape)
     if kept is not None:
-        known = _kept_windows(checkpoint, cache_folder, tokens) if text is None else []
-        return Calibration(kept, file, _kinds(known))
-    windows = calibration_windows(checkpoint, text, cache_folder, progress, tokens=tokens)
+        return Calibration(kept, file, _kinds(_kept_windows(cache, shape)))
+    windows = _windows(checkpoint, cache, progress)
     source = OWN_TEXT if text is None else text.name
     token_ids = [window.token_ids for window in windows]
     importance = _collector(engine)(checkpoint, shape, token_ids, source, progress)
@@ -120,13 +119,44 @@ def calibration_windows(
     `tokens` is about how many: without it OWN_TOKENS, or the whole file. What the checkpoint
     wrote is kept in `cache_folder`. Raises InputError.
     """
-    if text is not None:
-        return _spread(file_text(checkpoint, text), tokens)
-    windows = _kept_windows(checkpoint, cache_folder, tokens)
+    cache = _Cache(cache_folder, checkpoint.digest(), text, tokens)
+    return _windows(checkpoint, cache, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """Where what belongs to one checkpoint and one text is kept."""
+
+    folder: Path
+    checkpoint_digest: str
+    text: Path | None
+    tokens: int | None
+
+    def matrix(self, engine: Engine) -> Path:
+        return self.folder / f"{self._key(engine)}.gguf"
+
+    def windows(self) -> Path:
+        return self.folder / f"{self._key('text')}.json"
+
+    def _key(self, what: str) -> str:
+        """Return a name for `what` is made of the text. Raises InputError if it is unreadable."""
+        try:
+            digest = sha256_file(SEEDS if self.text is None else self.text)
+        except OSError as error:
+            message = f"the calibration text {self.text} cannot be read: {error}"
+            raise InputError(message) from error
+        whole = (CACHE_VERSION, what, self.text is None, self.tokens, digest)
+        return hashlib.sha256(f"{whole} {self.checkpoint_digest}".encode()).hexdigest()[:32]
+
+
+def _windows(checkpoint: Checkpoint, cache: _Cache, progress: Progress) -> list[Window]:
+    if cache.text is not None:
+        return _spread(file_text(checkpoint, cache.text), cache.tokens)
+    windows = _kept_windows(cache, describe(checkpoint))
     if not windows:
-        windows = own_text(checkpoint, progress, tokens=tokens or OWN_TOKENS)
-        file = _windows_file(checkpoint, cache_folder, tokens)
-        write_atomically(file, json.dumps([[w.kind, w.token_ids] for w in windows]).encode())
+        windows = own_text(checkpoint, progress, tokens=cache.tokens or OWN_TOKENS)
+        document = [[window.kind, window.token_ids] for window in windows]
+        write_atomically(cache.windows(), json.dumps(document).encode())
     return windows
 
 
@@ -137,17 +167,11 @@ def _spread(windows: list[Window], tokens: int | None) -> list[Window]:
     return [windows[number * len(windows) // count] for number in range(count)]
 
 
-def _windows_file(checkpoint: Checkpoint, cache_folder: Path, tokens: int | None) -> Path:
-    return cache_folder / f"{_key(checkpoint, None, tokens)}.json"
-
-
-def _kept_windows(checkpoint: Checkpoint, cache_folder: Path, tokens: int | None) -> list[Window]:
+def _kept_windows(cache: _Cache, shape: ModelShape) -> list[Window]:
     """Return what the checkpoint wrote earlier; nothing if that is absent or damaged."""
-    vocabulary_size = describe(checkpoint).vocabulary_size
     try:
-        file = _windows_file(checkpoint, cache_folder, tokens)
-        document = json.loads(file.read_text(encoding="utf-8"))
-        return [_window(kind, token_ids, vocabulary_size) for kind, token_ids in document]
+        document = json.loads(cache.windows().read_text(encoding="utf-8"))
+        return [_window(kind, ids, shape.vocabulary_size) for kind, ids in document]
     except (OSError, ValueError, TypeError, RecursionError):
         return []
 
@@ -157,13 +181,3 @@ def _window(kind: Any, token_ids: Any, vocabulary_size: int) -> Window:
     if not isinstance(kind, str) or not token_ids or not known:
         raise ValueError("not a window")
     return Window(kind, tuple(token_ids))
-
-
-def _key(checkpoint: Checkpoint, text: Path | None, tokens: int | None, maker: str = "") -> str:
-    """Return a name for what `maker` makes of this checkpoint and this text. Raises InputError."""
-    try:
-        digest = sha256_file(SEEDS if text is None else text)
-    except OSError as error:
-        raise InputError(f"the calibration text {text} cannot be read: {error}") from error
-    whole = f"{CACHE_VERSION} {maker} {text is None} {tokens} {digest} {checkpoint.digest()}"
-    return hashlib.sha256(whole.encode()).hexdigest()[:32]

@@ -41,7 +41,7 @@ def own_text(
     same on one machine for the same `seed`; the next seed goes on with the next openings. Raises
     InputError.
     """
-    length = min(WINDOW_TOKENS, int(checkpoint.config.get("max_position_embeddings", tokens)))
+    length = _window_length(checkpoint, WINDOW_TOKENS)
     model = load_model(checkpoint)
     count = max(1, round(tokens / length))
     rows = _rows(read_openings(checkpoint), count, seed * count, _stop_ids(model))
@@ -52,7 +52,7 @@ def own_text(
 
 
 def file_text(checkpoint: Checkpoint, path: Path, *, tokens: int = WINDOW_TOKENS) -> list[Window]:
-    """Return the text of the file `path`, UTF-8, in windows of `tokens` tokens.
+    """Return the text of the file `path`, UTF-8, in windows of at most `tokens` tokens.
 
     Special tokens that it spells count as such: it may hold rendered chats. Raises InputError.
     """
@@ -63,10 +63,15 @@ def file_text(checkpoint: Checkpoint, path: Path, *, tokens: int = WINDOW_TOKENS
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the calibration text {path} cannot be read: {error}") from error
     ids = encode(load_tokenizer(checkpoint), Passage("file", text, special=True))
-    pieces = [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens)]
+    length = _window_length(checkpoint, tokens)
+    pieces = [tuple(ids[i : i + length]) for i in range(0, len(ids), length)]
     if not pieces:
         raise InputError(f"the calibration text {path} is empty", hint="give a longer text")
     return [Window("file", piece) for piece in pieces]
+
+
+def _window_length(checkpoint: Checkpoint, tokens: int) -> int:
+    return min(tokens, int(checkpoint.config.get("max_position_embeddings", tokens)))
 
 
 class _Row:

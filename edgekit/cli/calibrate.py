@@ -13,7 +13,7 @@ from edgekit.cli.output import facts, json_option, print_json, table
 if TYPE_CHECKING:
     from converters.calibrate import Engine
 
-ENGINES = ("torch", "llama.cpp")  # converters.calibrate has them, and imports numpy
+ENGINES: tuple[Engine, ...] = ("torch", "llama.cpp")
 
 
 @click.command(short_help="Measure which weights matter to the model.")
@@ -66,7 +66,8 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         print_json(found)
         return
     rows = [(kind, f"{count:,}") for kind, count in found["kinds"].items()]
-    rows = rows if len(rows) == 1 else [*rows, ("all", f"{found['tokens']:,}")]
+    if len(rows) != 1:
+        rows.append(("all", f"{found['tokens']:,}"))
     click.echo(table(["text", "tokens"], rows) + "\n")
     click.echo(
         facts(
