@@ -32,6 +32,13 @@ def check_groups(asked: int, groups: int) -> None:
         )
 
 
+def restriction(shape: ModelShape) -> str:
+    """Return what fewer heads forbid for a model of `shape`, or ""."""
+    if shape.family == "qwen2":  # its graph takes the hidden size for the heads' sizes together
+        return "llama.cpp computes no qwen2 with fewer heads: it converts to ONNX, not to GGUF"
+    return ""
+
+
 def choose(
     model: Any, shape: ModelShape, texts: Sequence[Ids], count: int, progress: Progress
 ) -> list[Indices]:

@@ -8,7 +8,7 @@ between. Merges that are left keep their order, so a word whose merges all stay 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ class Bpe:
 
     `ids` maps the texts of all tokens to ids, `ranks` a pair of tokens to the place of its merge,
     and `always` are the texts that any vocabulary keeps: bytes, single characters of a byte-level
-    alphabet, the unknown token, and all added tokens.
+    alphabet, the unknown token, all added tokens, and those that the tokenizer puts around texts.
     """
 
     ids: dict[str, int]
@@ -52,6 +52,7 @@ class Bpe:
         pairs = (_pair(merge, f"{where}") for merge in model["merges"])
         ranks = {pair: rank for rank, pair in reversed(list(enumerate(pairs)))}
         always = {t["content"] for t in added_tokens(checkpoint)} | {str(model.get("unk_token"))}
+        always |= set(_put_around(checkpoint.tokenizer.get("post_processor")))
         if model.get("byte_fallback"):
             always |= {text for text in ids if _BYTE.fullmatch(text)}
         else:
@@ -125,6 +126,25 @@ def _survives(merge: Any, new_ids: Mapping[str, int]) -> bool:
     return left in new_ids and right in new_ids and left + right in new_ids
 
 
+def _put_around(processor: Any) -> Iterator[str]:
+    """Yield the texts of the tokens that a post-processor adds."""
+    match processor:
+        case {"type": "Sequence", "processors": list(parts)}:
+            for part in parts:
+                yield from _put_around(part)
+        case {"type": "TemplateProcessing", "special_tokens": dict(tokens)}:
+            for entry in tokens.values():
+                yield from entry["tokens"]
+        case {"type": "BertProcessing" | "RobertaProcessing", "sep": [sep, _], "cls": [cls, _]}:
+            yield from (sep, cls)
+
+
+def _new_id(text: str, new_ids: Mapping[str, int]) -> int:
+    if text not in new_ids:
+        raise InputError(f"the tokenizer adds {text!r:.60} around texts, which is no token")
+    return new_ids[text]
+
+
 def _renumbered(processor: Any, new_ids: Mapping[str, int]) -> Any:
     """Return a post-processor with the new ids of the tokens that it adds."""
     match processor:
@@ -134,12 +154,13 @@ def _renumbered(processor: Any, new_ids: Mapping[str, int]) -> Any:
             return {
                 **processor,
                 "special_tokens": {
-                    name: {**entry, "ids": [new_ids[text] for text in entry["tokens"]]}
+                    name: {**entry, "ids": [_new_id(t, new_ids) for t in entry["tokens"]]}
                     for name, entry in tokens.items()
                 },
             }
         case {"type": "BertProcessing" | "RobertaProcessing", "sep": [sep, _], "cls": [cls, _]}:
-            return {**processor, "sep": [sep, new_ids[sep]], "cls": [cls, new_ids[cls]]}
+            ids = {"sep": [sep, _new_id(sep, new_ids)], "cls": [cls, _new_id(cls, new_ids)]}
+            return {**processor, **ids}
     return processor
 
 

@@ -89,7 +89,7 @@ def load(draft: Draft, change: Callable[[str, Rows], Rows] | None = None) -> Any
             model = model_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=torch.float32
             )
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
             raise InputError(f"transformers cannot load the pruned model: {error}") from error
     return model.eval()
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from converters.divergence import CompactRows, compact, compare, log_normaliser
 from converters.pruning.running import Ids
+from edgekit.errors import InputError
 from edgekit.progress import Progress
 
 
@@ -50,7 +51,10 @@ class Figures:
 
 
 def yardstick(model: Any, texts: Sequence[Ids], progress: Progress) -> Yardstick:
-    """Measure the original transformers `model` on `texts`, each from an empty context."""
+    """Measure the original transformers `model` on `texts`, each from an empty context.
+
+    Raises InputError if it gives numbers that are not finite.
+    """
     loss, rows = 0.0, []
     rng = np.random.default_rng(0)
     with progress.task("reading the held-out text", _tokens(texts), unit="tokens") as advance:
@@ -60,7 +64,7 @@ def yardstick(model: Any, texts: Sequence[Ids], progress: Progress) -> Yardstick
             rows.append(found)
             advance(len(ids))
     tokens = _tokens(texts) - len(texts)
-    return Yardstick(tuple(texts), None, tuple(rows), 0.0, tokens, math.exp(loss / tokens))
+    return Yardstick(tuple(texts), None, tuple(rows), 0.0, tokens, _perplexity(loss, tokens))
 
 
 def restricted(
@@ -92,7 +96,10 @@ def restricted(
 
 
 def compare_to(original: Yardstick, model: Any, progress: Progress, label: str) -> Figures:
-    """Return how far the transformers `model`, which has the kept tokens, is from the original."""
+    """Return how far the transformers `model`, which has the kept tokens, is from the original.
+
+    Raises InputError if it gives numbers that are not finite.
+    """
     divergence, same, loss = [], [], 0.0
     with progress.task(label, _tokens(original.windows), unit="tokens") as advance:
         for ids, rows in zip(original.windows, original.rows, strict=True):
@@ -105,7 +112,7 @@ def compare_to(original: Yardstick, model: Any, progress: Progress, label: str) 
     return Figures(
         divergence=float(np.concatenate(divergence).mean()),
         top1_agreement=float(np.concatenate(same).mean()),
-        perplexity=math.exp(min(loss / original.tokens, 700.0)),
+        perplexity=_perplexity(loss, original.tokens),
         positions=sum(map(len, divergence)),
     )
 
@@ -117,7 +124,15 @@ def logits_of(model: Any, ids: Ids) -> NDArray[np.float32]:
     with torch.inference_mode():
         output = model(torch.tensor([list(ids)]), use_cache=False).logits[0, :-1]
     logits: NDArray[np.float32] = output.numpy()
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "the model gives logits that are not finite", hint="are its weights damaged?"
+        )
     return logits
+
+
+def _perplexity(loss: float, tokens: int) -> float:
+    return math.exp(min(loss / tokens, 700.0))  # beyond, a float64 overflows
 
 
 def _new_ids(ids: Ids, kept_ids: NDArray[np.int64] | None) -> Ids:

@@ -107,12 +107,15 @@ def prune(checkpoint: Checkpoint, request: Request, texts: Texts, progress: Prog
     """
     start = Draft.of(checkpoint)
     request.check(start.shape)
+    _check_ids(start, texts)
     selection = None if request.vocabulary is None else select(checkpoint, request.vocabulary)
     original = load(start)
     plain, measured = _yardsticks(original, texts.held_out, selection, progress)
     draft, steps = _layers(start, original, request, texts, progress)
     del original
-    draft, steps = _widths(draft, steps, request, texts, progress)
+    for narrow in (_units, _groups, _zeros):  # each chosen on what the one before has left
+        draft, step = narrow(draft, request, texts, progress)
+        steps += step
     if selection is not None:
         draft = keep_tokens(draft, selection)
         steps.append(selection.record())
@@ -136,6 +139,16 @@ def write(pruned: Pruned, out: Path, progress: Progress, *, replace: bool = Fals
         parent, out, draft.weights, config=draft.config, stage=stage, files=draft.files,
         progress=progress, replace=replace,
     )  # fmt: skip
+
+
+def _check_ids(draft: Draft, texts: Texts) -> None:
+    """Raise InputError for a token that the model has no row for."""
+    largest = max(max(ids) for ids in (*texts.choice, *texts.held_out))
+    if largest >= draft.shape.vocabulary_size:
+        raise InputError(
+            f"{draft.source.path}: the tokenizer has token {largest}, "
+            f"the model {draft.shape.vocabulary_size} rows"
+        )
 
 
 def _yardsticks(
@@ -175,51 +188,52 @@ def _layers(
     return depth.drop_layers(draft, choice.layers), [step]
 
 
-def _widths(
-    draft: Draft,
-    steps: list[dict[str, Any]],
-    request: Request,
-    texts: Texts,
-    progress: Progress,
+def _units(
+    draft: Draft, request: Request, texts: Texts, progress: Progress
 ) -> tuple[Draft, list[dict[str, Any]]]:
-    """Remove units, groups and weights, each chosen on what is left after the one before."""
-    steps, shape = list(steps), draft.shape
-    if request.feed_forward is not None:
-        width, why = feed_forward.width_to_keep(
-            request.feed_forward, shape.intermediate, exact=request.exact_width
-        )
-        kept = feed_forward.choose(load(draft), texts.choice, width, progress)
-        draft = feed_forward.keep_units(draft, kept)
-        steps.append({
-            "kind": "feed-forward", "method": "squared activation times column norm",
-            "kept": width, "of": shape.intermediate, "why": why,
-        })  # fmt: skip
-    if request.kv_groups is not None:
-        groups = attention.choose(load(draft), shape, texts.choice, request.kv_groups, progress)
-        draft = attention.keep_groups(draft, groups)
-        steps.append({
-            "kind": "attention groups", "method": "squared norm of what a group sends",
-            "kept": request.kv_groups, "of": shape.kv_heads,
-            "kept_of_layer": [[int(g) for g in kept] for kept in groups],
-        })  # fmt: skip
-    if request.sparsity is not None:
-        draft, step = _sparse(draft, request.sparsity, request, texts, progress)
-        steps.append(step)
-    return draft, steps
-
-
-def _sparse(
-    draft: Draft, asked: str, request: Request, texts: Texts, progress: Progress
-) -> tuple[Draft, dict[str, Any]]:
-    pattern = sparsity.parse_pattern(asked, draft.shape)
-    masks = sparsity.choose(
-        load(draft), draft.shape, texts.choice, pattern, request.method, progress
-    )
+    """Keep as many feed-forward units as `request` says."""
+    if request.feed_forward is None:
+        return draft, []
+    units = draft.shape.intermediate
+    width, why = feed_forward.width_to_keep(request.feed_forward, units, exact=request.exact_width)
+    kept = feed_forward.choose(load(draft), texts.choice, width, progress)
     step = {
-        "kind": "single weights", "method": request.method, "pattern": str(pattern),
+        "kind": "feed-forward", "method": "squared activation times squared column norm",
+        "kept": width, "of": units, "why": why,
+    }  # fmt: skip
+    return feed_forward.keep_units(draft, kept), [step]
+
+
+def _groups(
+    draft: Draft, request: Request, texts: Texts, progress: Progress
+) -> tuple[Draft, list[dict[str, Any]]]:
+    """Keep as many attention groups as `request` says."""
+    if request.kv_groups is None:
+        return draft, []
+    shape = draft.shape
+    kept = attention.choose(load(draft), shape, texts.choice, request.kv_groups, progress)
+    step = {
+        "kind": "attention groups", "method": "squared norm of what a group sends",
+        "kept": request.kv_groups, "of": shape.kv_heads, "why": attention.restriction(shape),
+        "kept_of_layer": [[int(group) for group in groups] for groups in kept],
+    }  # fmt: skip
+    return attention.keep_groups(draft, kept), [step]
+
+
+def _zeros(
+    draft: Draft, request: Request, texts: Texts, progress: Progress
+) -> tuple[Draft, list[dict[str, Any]]]:
+    """Set to zero what `request` says."""
+    if request.sparsity is None:
+        return draft, []
+    shape, method = draft.shape, request.method
+    pattern = sparsity.parse_pattern(request.sparsity, shape)
+    masks = sparsity.choose(load(draft), shape, texts.choice, pattern, method, progress)
+    step = {
+        "kind": "single weights", "method": method, "pattern": str(pattern),
         "zeros": sparsity.zeros(masks),
     }  # fmt: skip
-    return sparsity.zero(draft, masks), step
+    return sparsity.zero(draft, masks), [step]
 
 
 def _shortened(texts: Sequence[Ids], tokens: int) -> list[Ids]:

@@ -62,8 +62,8 @@ def select(checkpoint: Checkpoint, text: Path) -> Selection:
     Raises InputError for a text that cannot be read or uses everything, and for a tokenizer that
     is not BPE or does more than that.
     """
-    bpe, old = Bpe.of(checkpoint), load_tokenizer(checkpoint)
-    rows = checkpoint.config["vocab_size"]
+    old = load_tokenizer(checkpoint)  # proves the file's structure
+    bpe, rows = Bpe.of(checkpoint), checkpoint.config["vocab_size"]
     used: set[int] = set()
     tokens = 0
     for piece in [*_pieces(text), checkpoint.chat_template or ""]:
@@ -71,8 +71,14 @@ def select(checkpoint: Checkpoint, text: Path) -> Selection:
         used.update(ids)
         tokens += len(ids)
     texts = {token_id: token for token, token_id in bpe.ids.items()}
-    kept = bpe.filled(bpe.closed(texts[token_id] for token_id in used), MULTIPLE)
-    kept_ids = sorted({bpe.ids[token] for token in kept} | set(_configured(checkpoint)))
+    configured = set(_configured(checkpoint))
+    named = {texts[token_id] for token_id in configured & texts.keys()} | set(_named(checkpoint))
+    kept = bpe.closed([*(texts[token_id] for token_id in used), *(named & bpe.ids.keys())])
+    kept_ids = sorted({bpe.ids[t] for t in bpe.filled(kept, MULTIPLE)} | configured)
+    if kept_ids[-1] >= rows:
+        raise InputError(
+            f"{checkpoint.path}: the tokenizer has token {kept_ids[-1]}, the model {rows} rows"
+        )
     if len(kept_ids) >= rows:
         raise InputError(f"{text} leaves no token to remove: all {rows} stay")
     new_ids = {texts[old_id]: new for new, old_id in enumerate(kept_ids) if old_id in texts}
@@ -150,6 +156,17 @@ def _configured(checkpoint: Checkpoint) -> Iterator[int]:
                         yield token_id
 
 
+def _named(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the texts of the special tokens that the tokenizer's configuration names."""
+    settings = checkpoint.tokenizer_config
+    values = [value for key, value in settings.items() if key.endswith("_token")]
+    more = settings.get("additional_special_tokens")
+    for value in [*values, *(more if isinstance(more, list) else [])]:
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            yield text
+
+
 def _renumbered(settings: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
     """Return a configuration with new ids; an id that no token has becomes null."""
 
@@ -177,7 +194,11 @@ def _files(
         files["generation_config.json"] = _json(_renumbered(source.generation_config, new_ids))
     decoder = source.tokenizer_config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        renumbered = {str(new_ids[int(old)]): entry for old, entry in decoder.items()}
+        renumbered = {
+            str(new_ids[int(old)]): entry
+            for old, entry in decoder.items()
+            if old.isdecimal() and int(old) in new_ids
+        }
         files["tokenizer_config.json"] = _json(
             {**source.tokenizer_config, "added_tokens_decoder": renumbered}
         )

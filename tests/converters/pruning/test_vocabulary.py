@@ -14,9 +14,11 @@ import pytest
 from converters.checkpoint import Checkpoint
 from converters.lineage import read_stage
 from converters.pruning.bpe import Bpe, rebuilt
-from converters.pruning.prune import Texts
+from converters.pruning.prune import Texts, prune
+from converters.pruning.request import Request
 from converters.pruning.vocabulary import retell, select
 from edgekit.errors import InputError
+from edgekit.progress import NoProgress
 
 ENGLISH = "The quick brown fox jumps over the lazy dog. A kettle boils at 100 degrees.\n" * 3
 FOREIGN = "Съешь же ещё 棕色狐狸 ñandú 🦊\u200d\x00\t über <|im_end|> def add(left)"
@@ -151,7 +153,6 @@ def test_both_engines_cut_text_like_the_new_tokenizer(pruned: Checkpoint, tmp_pa
 
     from converters.convert import convert
     from converters.recipe import Recipe
-    from edgekit.progress import NoProgress
 
     artifact = convert(pruned, Recipe.of("gguf", "f32"), tmp_path / "g", progress=NoProgress())
     model = llama_cpp.Llama(
@@ -296,3 +297,50 @@ def test_a_tokenizer_that_is_not_plain_bpe_is_refused(
     copy = with_tokenizer(tiny_checkpoint, tmp_path / "copy", change)
     with pytest.raises(InputError, match=r"tokenizer"):
         select(Checkpoint.open(copy), english)
+
+
+def test_tokens_that_are_special_by_name_alone_stay(
+    tiny_checkpoint: Path, english: Path, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["added_tokens"] = []
+        document["post_processor"] = {"type": "RobertaProcessing", "sep": ["über", 0],
+                                      "cls": ["<|im_start|>", 1], "trim_offsets": True,
+                                      "add_prefix_space": False}  # fmt: skip
+        ids = document["model"]["vocab"]
+        ids["über"] = ids.pop(max(ids, key=lambda text: ids[text]))
+
+    copy = with_tokenizer(tiny_checkpoint, tmp_path / "copy", change)
+    selection = select(Checkpoint.open(copy), english)
+    vocabulary = selection.document["model"]["vocab"]
+    assert {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "über"} <= vocabulary.keys()
+    processor = selection.document["post_processor"]
+    assert processor["sep"] == ["über", vocabulary["über"]]
+    assert processor["cls"] == ["<|im_start|>", vocabulary["<|im_start|>"]]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(
+    tiny_checkpoint: Path, english: Path, tmp_path: Path, texts: Texts
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["added_tokens"][2]["id"] = document["model"]["vocab"]["<|im_end|>"] = 5000
+
+    checkpoint = Checkpoint.open(with_tokenizer(tiny_checkpoint, tmp_path / "copy", change))
+    with pytest.raises(InputError, match="token 5000"):
+        select(checkpoint, english)
+    beyond = Texts(texts.choice, ((5, 6, 5000),), "one", "another")
+    with pytest.raises(InputError, match="token 5000"):
+        prune(checkpoint, Request(drop=(1,)), beyond, NoProgress())
+
+
+def test_weights_that_are_not_numbers_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path, texts: Texts
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = with_tokenizer(tiny_checkpoint, tmp_path / "copy", lambda _document: None)
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="not finite"):
+        prune(Checkpoint.open(copy), Request(drop=(1,)), texts, NoProgress())
