@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from edgekit.errors import GateError
+from edgekit.files import require_space
 from edgekit.progress import Advance, Progress
 from edgekit.train.hardware import Hardware
 from edgekit.train.held_out import HeldOut, judge
@@ -30,6 +32,8 @@ from edgekit.train.trained import Trained
 STATE, BEST = "state.safetensors", "best.safetensors"
 STRETCHES = 6  # the held-out text is judged at the end of each
 SAVE_S = 180.0
+# The state holds three numbers a weight, the best one; a new one stands beside the old one.
+FILES_PER_WEIGHT = 8
 DIVERGED = 3.0  # times the divergence at the start: no learning rate brings that back
 
 
@@ -90,8 +94,11 @@ def distil(
 
     "Best" is by the divergence on `held_out`, which is judged at the start and STRETCHES times.
     The state is kept in `folder`. On a CPU, a run that was interrupted gives the same weights as
-    one that was not. Raises GateError if the run fell apart before anything was better.
+    one that was not. Raises GateError if the run fell apart before anything was better, or the
+    disk is too small.
     """
+    weights_bytes = sum(value.nbytes for value in trained.values().values())
+    require_space(folder, FILES_PER_WEIGHT * weights_bytes)
     trainer = _Trainer(model, trained, text, held_out, settings, folder, hardware)
     trainer.resume()
     stopped = ""
@@ -159,7 +166,7 @@ class _Trainer:
     def stretch(self, progress: Progress) -> Iterator[Advance]:
         """Tell what follows as one task, in steps or in seconds, by what limits the run."""
         budget = self._settings.budget
-        label = f"healing: validation KL {self.run.judged[-1]['validation_kld']:.4f}"
+        label = f"healing: KL {self.run.judged[-1]['validation_kld']:.4f}{self._last_loss()}"
         end = (self.run.stretch + 1) / STRETCHES
         if budget.steps is not None and budget.minutes is None:
             total, unit = math.ceil(end * budget.steps) - self.run.step, "steps"
@@ -167,6 +174,12 @@ class _Trainer:
             total, unit = None, "steps"
         with progress.task(label, total, unit=unit) as advance:
             yield advance
+
+    def _last_loss(self) -> str:
+        """Return the mean loss of the last steps, as the end of a sentence; empty at the start."""
+        losses = [entry["loss"] for entry in self.run.curve if "loss" in entry]
+        recent = losses[-max(1, len(losses) // STRETCHES) :]
+        return f", loss {fmean(recent):.4f}" if recent else ""
 
     def train_stretch(self, advance: Advance) -> str:
         """Train to the end of this stretch of the budget, judge, save; say if it fell apart."""

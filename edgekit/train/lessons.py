@@ -20,7 +20,7 @@ from converters.calibration import OWN_TOKENS, WINDOW_TOKENS, file_text, own_tex
 from converters.checkpoint import Checkpoint
 from converters.reference import Passage, Window, encode, load_tokenizer
 from edgekit.errors import InputError
-from edgekit.files import require_space
+from edgekit.files import require_space, sha256_file
 from edgekit.progress import Progress
 from edgekit.train.hardware import Hardware
 from edgekit.train.held_out import HeldOut, ask_teacher
@@ -85,10 +85,10 @@ def key(student: Checkpoint, original: Checkpoint, source: Source) -> str:
     Raises InputError if the text cannot be read.
     """
     try:
-        text = "" if source.file is None else hashlib.sha256(source.file.read_bytes()).hexdigest()
+        text = "" if source.file is None else sha256_file(source.file)
     except OSError as error:
         raise InputError(f"the text {source.file} cannot be read: {error}") from error
-    tokenizer = hashlib.sha256((student.path / "tokenizer.json").read_bytes()).hexdigest()
+    tokenizer = sha256_file(student.path / "tokenizer.json")
     parts = [VERSION, original.digest(), tokenizer, text, source.own_tokens, TOP_TOKENS]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
