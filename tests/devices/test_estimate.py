@@ -53,6 +53,7 @@ CASES = [
     ("qwen2", "gguf", "q8_0"),
     ("qwen3", "onnx", "int4"),
     ("mistral", "onnx", "int8"),
+    ("llama", "torch", "nf4"),
 ]
 
 

@@ -88,6 +88,23 @@ def test_a_plan_and_its_conversion_have_the_same_facts(
     )
 
 
+def test_a_torch_artifact_fits_no_device_but_has_its_facts(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint, recipe = Checkpoint.open(tiny_checkpoint), Recipe.of("torch", "nf4")
+    artifact = convert(checkpoint, recipe, tmp_path / "out", progress=NoProgress())
+    expected = plan_conversion(checkpoint, recipe)
+    found = planned(artifact.path)
+    assert not found.fits
+    assert found.best.why == "the device has no engine for torch"
+    model = found.best.model
+    assert model.file_bytes == expected.file_bytes
+    assert model.weight_bytes == expected.tensor_bytes
+    assert set(model.block_weights) == {"nf4"}
+    assert model.block_bytes["nf4"] < 0.6 * model.block_weights["nf4"]
+    assert planned(artifact.path, replace(BOARD, engines=("torch",))).fits
+
+
 def test_a_bare_gguf_file_is_a_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recipe = Recipe.of("gguf", "q8_0")
     artifact = convert(

@@ -16,6 +16,7 @@ from edgekit.bitsandbytes_layout import quantisation_config
 from edgekit.errors import InputError
 from edgekit.progress import NoProgress
 from edgekit.torch_folder import read_folder
+from edgekit.workflows.inspect import inspect
 from runtimes.load import check, load
 
 MATRIX = "model.layers.0.self_attn.q_proj.weight"
@@ -81,6 +82,13 @@ def test_a_sound_folder_says_what_it_is(sound: dict[str, Path], scheme: str) -> 
     assert (config.layers, config.hidden, config.intermediate) == (2, 256, 512)
     assert len(folder.matrices()) == 14
     assert check(Artifact.open(sound[scheme])) == folder
+
+
+def test_inspect_counts_the_types_of_a_safetensors_file(sound: dict[str, Path]) -> None:
+    found = inspect(sound["int8"] / "model.safetensors", False, NoProgress())
+    assert found["kind"] == "safetensors"
+    assert found["types"] == "6 BF16, 14 F32, 14 I8, 14 U8"
+    assert found["tensors"][MATRIX] == [256, 256]
 
 
 def test_rewriting_alone_changes_nothing(copy: Callable[[str], Path]) -> None:

@@ -99,3 +99,13 @@ def test_every_device_has_pinned_wheels_or_a_sentence() -> None:
             refused[name] = error.message
     assert "raspberry-pi-5-8gb" not in refused
     assert all("no bundle can be made" in sentence for sentence in refused.values())
+
+
+def test_a_torch_artifact_is_refused_with_a_way_on() -> None:
+    from devices.profile import load_profile
+    from edgekit.errors import GateError
+    from edgekit.workflows.bundle.targets import Target, engines_for
+
+    profile = load_profile("laptop-x86")
+    with pytest.raises(GateError, match="no bundle brings torch; convert the checkpoint to gguf"):
+        engines_for(profile, Target.of(profile, "3.11"), ("torch",))

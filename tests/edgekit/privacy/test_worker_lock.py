@@ -24,7 +24,7 @@ pytestmark = linux_only
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
 
 
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
+@pytest.fixture(scope="module", params=["gguf", "onnx", "torch"])
 def artifact(request: pytest.FixtureRequest, artifacts_of_each_engine: Path) -> Artifact:
     return Artifact.open(artifacts_of_each_engine / "artifacts" / request.param)
 

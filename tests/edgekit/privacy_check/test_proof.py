@@ -48,7 +48,7 @@ def test_the_control_gets_out(loopback: None, control: Examined) -> None:
     assert control.status["Seccomp"] == 0 or control.status["Seccomp_filters"] >= 1
 
 
-def test_the_lock_holds_in_the_chat_and_in_both_engines(
+def test_the_lock_holds_in_the_chat_and_in_every_engine(
     artifacts_of_each_engine: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEKIT_HOME", str(artifacts_of_each_engine))
@@ -56,7 +56,7 @@ def test_the_lock_holds_in_the_chat_and_in_both_engines(
     proof.enforce()
     assert proof.faults == ()
     assert len(names()) >= 28
-    for process in ("chat", "gguf engine", "onnx engine"):
+    for process in ("chat", "gguf engine", "onnx engine", "torch engine"):
         rows = {row.name: row for row in proof.channels if row.process == process}
         assert set(rows) == set(names())
         assert all(row.refused and row.heard == 0 for row in rows.values())
@@ -67,7 +67,7 @@ def test_the_lock_holds_in_the_chat_and_in_both_engines(
         shown = proof.lock["processes"][process]
         assert (shown["seccomp"], shown["no_new_privs"]) == (2, 1)
         assert shown["seccomp_filters"] >= 1
-    for engine in ("gguf", "onnx"):
+    for engine in ("gguf", "onnx", "torch"):
         assert proof.engines[engine] == {"state": "answered", "answer_tokens": 8, "detail": ""}
     assert proof.lock["strength"] == "kernel"
     assert any("AF_INET" in closed for closed in proof.lock["closed"])
