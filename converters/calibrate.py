@@ -20,7 +20,7 @@ from edgekit.errors import InputError
 from edgekit.files import sha256_file, write_atomically
 from edgekit.progress import Progress
 
-CACHE_VERSION = 2  # of the text and the matrix: also another way to sample or to count
+CACHE_VERSION = 3  # of the text and the matrix: also another way to sample or to count
 OWN_TEXT = "text that the model wrote itself"
 Engine = Literal["torch", "llama.cpp"]
 

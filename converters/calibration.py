@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 WINDOW_TOKENS = 192
 OWN_TOKENS = 24_384  # one window for each opening
 BATCH = 128  # together: a step reads every weight once, however many texts there are
-TEMPERATURE = 0.8
 TOP_TOKENS = 64
+# At temperature 1 a small model slips into nonsense without it, and below 0.8 into loops.
 LEAST_CHANCE = 0.05
+REPEATED_TOKENS = 16  # small models fall into loops
 MAX_TEXT_BYTES = 64 << 20
 
 
@@ -36,10 +37,10 @@ def own_text(
 ) -> list[Window]:
     """Return about `tokens` tokens in full windows of WINDOW_TOKENS, written by the checkpoint.
 
-    Each begins with another opening, spread evenly over the kinds; where the model ends its text,
-    the chat's next question or another opening of the kind follows. Sampled in float32 torch; the
-    same on one machine for the same `seed`; the next seed goes on with the next openings. Raises
-    InputError.
+    Each begins with another opening, spread evenly over the kinds; where the model ends its text
+    or repeats itself, the chat's next question or another opening of the kind follows. Sampled in
+    float32 torch; the same on one machine for the same `seed`; the next seed goes on with the next
+    openings. Raises InputError.
     """
     length = _window_length(checkpoint, WINDOW_TOKENS)
     model = load_model(checkpoint)
@@ -83,19 +84,31 @@ class _Row:
         self.token_ids: list[int] = []
         self._pieces, self._stops = pieces, stops
         self._given = deque(next(pieces))
+        self._said: list[int] = []  # by the model, since the last piece
 
     def add(self, sampled: int) -> int:
         """Append the token given by an opening, else `sampled`; return it."""
-        if self._given:
-            token = self._given.popleft()
-        else:
-            token = sampled
-            if token in self._stops:
-                self._given.extend(next(self._pieces))
-                if self._given[0] == token:  # the chat template ends the answer too
-                    self._given.popleft()
+        token = self._given.popleft() if self._given else self._say(sampled)
         self.token_ids.append(token)
         return token
+
+    def _say(self, token: int) -> int:
+        ended = token in self._stops or self._repeats(token)
+        self._said.append(token)
+        if ended:
+            self._said.clear()
+            self._given.extend(next(self._pieces))
+            if self._given[0] == token:  # the chat template ends the answer too
+                self._given.popleft()
+        return token
+
+    def _repeats(self, token: int) -> bool:
+        """Return whether the model says REPEATED_TOKENS tokens again."""
+        end = [*self._said[1 - REPEATED_TOKENS :], token]
+        last = len(self._said) - REPEATED_TOKENS
+        return any(
+            self._said[first : first + REPEATED_TOKENS] == end for first in range(last, -1, -1)
+        )
 
 
 def _rows(openings: Sequence[Opening], count: int, first: int, stops: set[int]) -> list[_Row]:
@@ -149,16 +162,15 @@ def _next(rows: Iterable[_Row], sampled: torch.Tensor) -> list[int]:
 def _sample(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draw a token for each row of `logits`, [rows, vocabulary]: int64 [rows].
 
-    Tokens less likely than LEAST_CHANCE times the likeliest are never drawn (min-p sampling,
-    Nguyen et al. 2024, arXiv 2407.01082).
+    At temperature 1, but tokens less likely than LEAST_CHANCE times the likeliest are never drawn
+    (min-p sampling, Nguyen et al. 2024, arXiv 2407.01082).
     """
     import torch
 
     best, ids = logits.float().topk(min(TOP_TOKENS, logits.shape[-1]))
     chances = best.softmax(-1)
     chances[chances < LEAST_CHANCE * chances[:, :1]] = 0
-    drawn = torch.multinomial(chances ** (1 / TEMPERATURE), 1, generator=generator)
-    return ids.gather(1, drawn)[:, 0]
+    return ids.gather(1, torch.multinomial(chances, 1, generator=generator))[:, 0]
 
 
 def _stop_ids(model: Any) -> set[int]:

@@ -49,6 +49,17 @@ def test_where_the_model_ends_the_next_opening_follows() -> None:
     assert [row.add(token) for token in sampled] == [1, 5, 52, 2, 7, 8, 55, 2, 9, 57]
 
 
+def test_where_the_model_repeats_itself_the_next_opening_follows() -> None:
+    row = calibration._Row("prose", iter([[1], [2, 3], [4]]), stops=set())
+    said = [row.add(token) for token in (0, *[7, 8, 9] * 7)]
+    looped = [1, *[7, 8, 9] * 6, 7]  # 16 tokens, and again 3 later
+    assert said[: len(looped) + 2] == [*looped, 2, 3]
+    for shorter in range(calibration.REPEATED_TOKENS):
+        row = calibration._Row("prose", iter([[1], [2]]), stops=set())
+        once = list(range(10, 10 + shorter))
+        assert [row.add(token) for token in (0, *once, 5, *once, 6)] == [1, *once, 5, *once, 6]
+
+
 def test_unlikely_tokens_are_never_drawn() -> None:
     import torch
 
@@ -58,7 +69,7 @@ def test_unlikely_tokens_are_never_drawn() -> None:
     for column, expected in ((0, [0, 1, 2]), (1, [2, 3, 1])):
         ids = drawn[:, column].unique()
         assert sorted(ids.tolist()) == sorted(expected)  # 0.03 is less than LEAST_CHANCE of 0.60
-        wanted = torch.tensor([0.60, 0.31, 0.06]) ** (1 / calibration.TEMPERATURE)
+        wanted = torch.tensor([0.60, 0.31, 0.06])
         found = torch.tensor([(drawn[:, column] == token).float().mean() for token in expected])
         assert torch.allclose(found, wanted / wanted.sum(), atol=0.03)
 
