@@ -43,7 +43,8 @@ ONNX_BUFFER_BYTES = int(5.6 * MIB)
 DISTINCT_TOKENS_FACTOR, READ_AROUND_BYTES = 13.0, 48 << 10
 
 # torch, transformers, bitsandbytes and Python, on a processor. What is no code of bitsandbytes'
-# is float32 there; the file's pages stay mapped while the weights are copied out of it.
+# is float32 there; the file's pages stay mapped while the weights are copied out of it, and the
+# largest tensor, the embedding, is held once more before it is widened.
 TORCH_RUNTIME_BYTES = 415 * MIB
 TORCH_BUFFER_BYTES = 20 * MIB
 TORCH_CODES = ("int8", "nf4")
@@ -138,10 +139,10 @@ def _torch(model: ModelFacts, context_length: int) -> dict[str, int]:
         "KV cache": context_length * model.kv_bytes_per_token,
         "activations": TORCH_BUFFER_BYTES + 4 * model.vocabulary_size,
     }
-    loading = {"file while loading": model.file_bytes}
+    loading = {"file while loading": model.file_bytes + model.embedding_bytes}
     return {
         "weights": blocks + 4 * model.output_weights * (1 if model.tied else 2),
-        **(answering if sum(answering.values()) >= model.file_bytes else loading),
+        **max(answering, loading, key=lambda pieces: sum(pieces.values())),
         "vocabulary": int(ONNX_VOCABULARY_FACTOR * model.tokenizer_bytes),
         "engine and Python": TORCH_RUNTIME_BYTES,
     }
