@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -224,12 +225,22 @@ def _library(folder: TorchFolder) -> Any:
     # nothing is compiled behind our back, which would start programs and write files
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     torch = need("torch", EXTRA)
+    _import_without_a_socket("urllib3.util.connection")
     if folder.config.kind is not None:
         _require_processor()
         need("accelerate", EXTRA)
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         need("bitsandbytes", EXTRA)
     return torch
+
+
+def _import_without_a_socket(module: str) -> None:
+    """Import what transformers imports, and what would find out by a socket whether IPv6 works."""
+    before, socket.has_ipv6 = socket.has_ipv6, False
+    try:
+        need(module, EXTRA)
+    finally:
+        socket.has_ipv6 = before
 
 
 def _require_processor() -> None:
