@@ -121,7 +121,11 @@ def machine(tmp_path: Path) -> Machine:
     return made
 
 
-@pytest.fixture(scope="module", params=[("gguf", "q8_0"), ("onnx", "int8")], ids=lambda p: p[0])
+@pytest.fixture(
+    scope="module",
+    params=[("gguf", "q8_0"), ("onnx", "int8"), ("torch", "int8")],
+    ids=lambda p: p[0],
+)
 def artifact(
     request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
