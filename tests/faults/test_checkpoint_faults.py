@@ -215,3 +215,29 @@ def test_a_parent_that_is_gone_is_said_and_is_no_fault(
     assert stages_of(checked)[:2] == [("source", None), ("pruned", True)]
     assert "no longer" in checked.stages[0].what
     assert all(report.ok is not False for report in checked.stages)
+
+
+def without_the_last_token(folder: Path) -> None:
+    """Take one token out of the vocabulary, its merge, and its row of the embedding."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    ids = tokenizer["model"]["vocab"]
+    last = max(ids, key=ids.__getitem__)
+    tokenizer["model"]["merges"] = [m for m in tokenizer["model"]["merges"] if "".join(m) != last]
+    del ids[last]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    edit_weight(folder, "model.embed_tokens.weight", lambda data: data[:-1])
+    edit_json(folder / "config.json", vocab_size=len(ids))
+
+
+def test_a_smaller_vocabulary_is_compared_token_by_token(
+    make_checkpoint: Any, judge: Any, tmp_path: Path
+) -> None:
+    first = Path(shutil.copytree(make_checkpoint("llama"), tmp_path / "first"))
+    pruned = child(first, tmp_path / "pruned", "pruned")
+    without_the_last_token(pruned)
+    checked = judge(converted(pruned, tmp_path), pruned)
+    assert stages_of(checked)[:2] == [("source", True), ("pruned", True)]
+    # the same model on the tokens that are left: only float32 differs
+    assert checked.stages[1].figures["kld_mean"] == pytest.approx(0, abs=1e-6)
+    assert checked.stages[1].figures["top1_agreement"] == 1.0

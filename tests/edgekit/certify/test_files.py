@@ -11,7 +11,7 @@ import pytest
 from converters.architectures import describe
 from converters.checkpoint import Checkpoint
 from converters.convert import convert
-from converters.onnx_quantize import dequantise_rows, quantise_rows
+from converters.onnx_quantize import dequantise_rows, quantise_rows, quantise_rows_asymmetric
 from converters.recipe import Recipe
 from edgekit.artifact import Artifact
 from edgekit.progress import NoProgress
@@ -62,7 +62,7 @@ def test_a_file_in_float32_gives_the_checkpoint_back(
         np.testing.assert_array_equal(stored.values, checkpoint.read(spec.name), spec.name)
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("int8", 8), ("int4", 4)])
+@pytest.mark.parametrize(("scheme", "bits"), [("int8", 8), ("int4", 4), ("int4_asymmetric", 4)])
 def test_an_onnx_matrix_is_what_its_quantiser_meant(
     scheme: str, bits: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -74,7 +74,12 @@ def test_an_onnx_matrix_is_what_its_quantiser_meant(
     stored = file.tensor(spec)
     assert stored is not None
     assert (stored.type, stored.bits) == (scheme, bits)
-    expected = dequantise_rows(*quantise_rows(checkpoint.read(spec.name), bits), bits)
+    weights = checkpoint.read(spec.name)
+    if scheme == "int4_asymmetric":
+        codes, scales, zero_points = quantise_rows_asymmetric(weights)
+        expected = dequantise_rows(codes, scales, bits, zero_points)
+    else:
+        expected = dequantise_rows(*quantise_rows(weights, bits), bits)
     np.testing.assert_allclose(stored.values, expected, atol=1e-6)
 
 
