@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from converters.architectures import ModelShape
 from converters.checkpoint import Checkpoint
+from converters.ggml import UnusableLibraryError
 from converters.gguf_plan import gguf_name
 from converters.importance import Importance, matrices
 from converters.llama_graph import listening
 from edgekit.errors import InputError
 from edgekit.files import disk_errors
 from edgekit.gguf_header import read_header
-from edgekit.progress import Progress
+from edgekit.progress import Advance, Progress
 
 
 def collect_from_checkpoint(
@@ -64,15 +65,21 @@ def collect_from_gguf(
         raise InputError("the calibration text is empty", hint="give a longer text")
     _check_ids(windows, shape)
     sums = _Sums(shape)
+    try:
+        with progress.task("measuring activations", tokens, unit="tokens") as advance:
+            _read_all(path, windows, sums, advance)
+    except UnusableLibraryError as error:
+        message = f"llama.cpp cannot measure activations here: {error}"
+        raise InputError(message, "let torch do it: --engine torch") from error
+    return Importance(sums.means(tokens), tokens, source)
+
+
+def _read_all(path: Path, windows: Sequence[Sequence[int]], sums: _Sums, advance: Advance) -> None:
     longest, threads = max(map(len, windows)), os.cpu_count() or 1
-    with (
-        listening(path, longest, threads, sums.add) as reader,
-        progress.task("measuring activations", tokens, unit="tokens") as advance,
-    ):
+    with listening(path, longest, threads, sums.add) as reader:
         for window in windows:
             reader.read(window)
             advance(len(window))
-    return Importance(sums.means(tokens), tokens, source)
 
 
 class _Sums:

@@ -23,6 +23,7 @@ from edgekit.errors import InputError
 from edgekit.extras import need
 
 GGML_TYPE_F32 = 0
+OBJECT_BYTES = 32  # what ggml keeps before each tensor of its own: struct ggml_object
 MAX_DIMENSIONS, MAX_SOURCES, MAX_PARAMETER_BYTES, MAX_NAME_BYTES = 4, 10, 64, 64
 Receive = Callable[[str, NDArray[np.float32]], None]
 
@@ -219,7 +220,7 @@ def _product_operation() -> int:
         )
     finally:
         library.ggml_free(context)
-    # The object, the header of 32 bytes before it, and the struct: ggml_tensor_overhead().
-    if not known or library.ggml_tensor_overhead() - ctypes.sizeof(_Tensor) not in (24, 32):
+    size = library.ggml_tensor_overhead() - OBJECT_BYTES
+    if not known or size != ctypes.sizeof(_Tensor):
         raise UnusableLibraryError("libggml-base: its tensors are not as expected")
     return int(node.op)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import struct
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from converters import llama_graph
 from converters.architectures import describe
 from converters.calibrate import OWN_TEXT
 from converters.checkpoint import Checkpoint
@@ -199,6 +201,25 @@ def test_llama_cpp_says_what_it_did_not_multiply(
     wider = describe(Checkpoint.open(make_checkpoint("llama", intermediate_size=768)))
     with pytest.raises(InputError, match="512 columns"):
         collect_from_gguf(arguments[0], wider, WINDOWS, "a test", NoProgress())
+
+
+def test_another_library_is_not_believed(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(make_checkpoint())
+    export = prepare_gguf(checkpoint, describe(checkpoint), Recipe.of("gguf", "f32"))
+    write_gguf(export, tmp_path, NoProgress())
+    arguments = (tmp_path / "model.gguf", describe(checkpoint), WINDOWS, "a test", NoProgress())
+    larger = [*llama_graph._Tensor._fields_, ("new", ctypes.c_int64)]
+    changed = type("_Tensor", (ctypes.Structure,), {"_fields_": larger})
+    for name, value in (("_Tensor", changed), ("library_path", lambda: Path("/dev/null"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(llama_graph, name, value)
+            llama_graph._library.cache_clear()
+            llama_graph._product_operation.cache_clear()
+            with pytest.raises(InputError, match="cannot measure activations here"):
+                collect_from_gguf(*arguments)
+    llama_graph._library.cache_clear()
 
 
 @pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
