@@ -48,19 +48,19 @@ def source(
     folder = make_checkpoint("llama", tie_word_embeddings=request.param, vocab_size=600)
 
     def change(document: dict[str, Any]) -> None:
-        content = "<|im_start|>"
+        # special tokens need not be the first ids: this one's will change
+        vocabulary = document["model"]["vocab"]
+        last = max(vocabulary, key=lambda text: vocabulary[text])
+        vocabulary[last], vocabulary["<|im_end|>"] = 2, vocabulary[last]
+        content, end = "<|im_end|>", vocabulary["<|im_end|>"]
+        document["added_tokens"][2]["id"] = end
         template = {"SpecialToken": {"id": content, "type_id": 0}}
         document["post_processor"] = {
             "type": "TemplateProcessing",
             "single": [template, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
-            "special_tokens": {content: {"id": content, "ids": [1], "tokens": [content]}},
+            "special_tokens": {content: {"id": content, "ids": [end], "tokens": [content]}},
         }
-        # special tokens need not be the first ids
-        vocabulary = document["model"]["vocab"]
-        last = max(vocabulary, key=lambda text: vocabulary[text])
-        vocabulary[last], vocabulary["<|im_end|>"] = 2, vocabulary[last]
-        document["added_tokens"][2]["id"] = vocabulary["<|im_end|>"]
 
     copy = with_tokenizer(folder, tmp_path / "source", change)
     end = json.loads((copy / "tokenizer.json").read_text())["model"]["vocab"]["<|im_end|>"]
@@ -124,7 +124,7 @@ def test_every_place_that_knows_ids_knows_the_new_ones(
     assert pruned.config["bos_token_id"] == new.token_to_id("<|endoftext|>")
     assert list(pruned.tokenizer_config["added_tokens_decoder"]) == [str(end)]
     assert not (pruned.path / "merges.txt").exists()
-    assert new.encode("fox").ids[0] == new.token_to_id("<|im_start|>")
+    assert new.encode("fox").ids[0] == end
     loaded = AutoTokenizer.from_pretrained(pruned.path)
     assert loaded.eos_token_id == end
     messages = [{"role": "user", "content": FOREIGN}]
