@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from converters.architectures import ModelShape
 from converters.checkpoint import Checkpoint
+from converters.export_gguf import ENTRY, prepare_gguf, write_gguf
 from converters.ggml import UnusableLibraryError
 from converters.gguf_plan import gguf_name
 from converters.importance import Importance, matrices
 from converters.llama_graph import listening
+from converters.recipe import Recipe
 from edgekit.errors import InputError
-from edgekit.files import disk_errors
+from edgekit.files import disk_errors, require_space
 from edgekit.gguf_header import read_header
 from edgekit.progress import Advance, Progress
 
@@ -37,10 +39,6 @@ def collect_from_checkpoint(
 
     Raises InputError for what llama.cpp cannot run, and GateError where the disk is too small.
     """
-    from converters.export_gguf import ENTRY, prepare_gguf, write_gguf
-    from converters.recipe import Recipe
-    from edgekit.files import require_space
-
     export = prepare_gguf(checkpoint, shape, Recipe.of("gguf", "f32"))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder, disk_errors(Path(folder)):
         require_space(Path(folder), export.plan.file_bytes)
