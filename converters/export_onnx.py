@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from converters.importance import Importance, is_weighed
 from converters.onnx_companions import write_companions
 from converters.onnx_graph import decoder_model
 from converters.onnx_layout import (
+    ASYMMETRIC,
     BITS,
     ROTARY_COSINES,
     ROTARY_SINES,
@@ -31,7 +33,7 @@ from converters.onnx_layout import (
     context_length,
     lay_out,
 )
-from converters.onnx_quantize import quantise_rows
+from converters.onnx_quantize import quantise_rows, quantise_rows_asymmetric
 from converters.onnx_rotary import rotary_table
 from converters.onnx_verify import verify_onnx
 from converters.plan import Plan
@@ -154,32 +156,35 @@ def _write_slab(source: _Source, slab: _Slab, path: Path) -> int:
     """Read, convert and write one slab; return its number of weights."""
     weights = _weights(source, slab)
     tensor, row = slab.tensor, slab.row + slab.first
-    values, scales = _stored(source, slab, weights)
-    if not np.isfinite(values if scales is None else scales).all():
+    parts = _stored(source, slab, weights)
+    if not all(np.isfinite(part).all() for part in parts):
         raise InputError(
             f"{source.checkpoint.path}: tensor {slab.spec.name} has a weight that is not a number, "
             f"or is too large for {tensor.type}"
         )
-    rows = tensor.shape[0]
-    _write_at(path, tensor.offset + row * (tensor.data_bytes // rows), values)
-    if scales is not None:
-        _write_at(path, tensor.scales_offset + row * (tensor.scales_bytes // rows), scales)
+    places = (
+        (tensor.offset, tensor.data_bytes),
+        (tensor.scales_offset, tensor.scales_bytes),
+        (tensor.zero_points_offset, tensor.zero_points_bytes),
+    )
+    for part, (offset, size) in zip(parts, places, strict=False):
+        _write_at(path, offset + row * (size // tensor.shape[0]), part)
     return weights.size
 
 
-def _stored(
-    source: _Source, slab: _Slab, weights: NDArray[np.float32]
-) -> tuple[NDArray[np.generic], NDArray[np.float16] | None]:
-    """Return `weights` as they are stored: values or codes, and the scales of codes."""
+def _stored(source: _Source, slab: _Slab, weights: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+    """Return `weights` as they are stored: values, or codes, scales and any zero points."""
     tensor, rounded = slab.tensor, source.rounded
     if rounded is not None and slab.spec.name in rounded.blocks:
         return onnx_blocks.stored(rounded.blocks[slab.spec.name], slab.first, slab.rows)
     if tensor.quantised:
         importance = _counts(source, slab)
         with np.errstate(all="ignore"):  # what is not finite is refused by the caller
+            if tensor.type == ASYMMETRIC:
+                return quantise_rows_asymmetric(weights, importance)
             return quantise_rows(weights, BITS[tensor.type], importance)
     with np.errstate(over="ignore"):
-        return weights.astype(np.float16 if tensor.type == "f16" else np.float32), None
+        return (weights.astype(np.float16 if tensor.type == "f16" else np.float32),)
 
 
 def _weights(source: _Source, slab: _Slab) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from converters.architectures import ModelShape, Role
 from converters.onnx_layout import (
+    ASYMMETRIC,
     BITS,
     ROTARY_COSINES,
     ROTARY_SINES,
@@ -30,6 +31,7 @@ CONTRIB = "com.microsoft"
 OPSET, CONTRIB_OPSET = 21, 1
 IR_VERSION = 10
 INT8_COMPUTE = 4  # MatMulNBits, accuracy_level: activations become int8 too
+BIAS_PLACE = 5  # among the inputs of MatMulNBits
 FIRST_LOGIT = "first_logit"
 END = (1 << 63) - 1
 FLOAT_TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16}
@@ -111,6 +113,14 @@ class _Graph:
             self._widened(name)
         return f"{name}.wide"
 
+    def zero_points(self, tensor: Tensor) -> list[str]:
+        """Return the packed zero points of an asymmetric tensor, or nothing."""
+        if tensor.type != ASYMMETRIC:
+            return []
+        name, dims = f"{tensor.name}.zero_points", list(tensor.zero_points_shape)
+        place = (tensor.zero_points_offset, tensor.zero_points_bytes)
+        return [self.stored(name, TensorProto.UINT8, dims, *place)]
+
     def _widened(self, name: str) -> None:
         # Folded into a constant when the model is loaded: half the bytes on disk, no work later.
         self.node("Cast", [name], f"{name}.wide", to=TensorProto.FLOAT)
@@ -156,7 +166,8 @@ class _Decoder:
         rows, columns = table.shape
         bits = BITS[table.type]
         codes = self.graph.codes(table, "rows", [rows, columns * bits // 8])
-        inputs = [codes, "input_ids", self.graph.scales(table)]
+        scales, zero_points = self.graph.scales(table), self.graph.zero_points(table)
+        inputs = [codes, "input_ids", scales, *zero_points]
         return self.graph.node(
             "GatherBlockQuantized", inputs, "embedded",
             domain=CONTRIB, bits=bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
@@ -274,9 +285,10 @@ class _Decoder:
         rows, columns = matrix.shape
         bits = BITS[matrix.type]
         codes = self.graph.codes(matrix, "codes", [rows, columns // BLOCK, BLOCK * bits // 8])
-        inputs = [value, codes, self.graph.scales(matrix)]
+        zero_points = self.graph.zero_points(matrix)
+        inputs = [value, codes, self.graph.scales(matrix), *zero_points]
         if bias is not None:
-            inputs += ["", "", self.graph.floats(bias)]
+            inputs += [""] * (BIAS_PLACE - len(inputs)) + [self.graph.floats(bias)]
         return self.graph.node(
             "MatMulNBits", inputs, output, domain=CONTRIB,
             K=columns, N=rows, bits=bits, block_size=BLOCK, accuracy_level=INT8_COMPUTE,

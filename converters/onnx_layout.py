@@ -19,7 +19,8 @@ from converters.schemes import scheme_named
 from edgekit.artifact import Substitution
 from edgekit.errors import InputError
 
-BITS: dict[str, Bits] = {"int4": 4, "int8": 8}
+ASYMMETRIC = "int4_asymmetric"
+BITS: dict[str, Bits] = {"int4": 4, "int8": 8, ASYMMETRIC: 4}
 ITEM_BYTES = {"f32": 4, "f16": 2}
 SCALE_BYTES = 2
 # Loaders map the file: a page's start for what is large, a cache line's for what is small.
@@ -39,10 +40,12 @@ INPUT_NORMS = {
 class Tensor:
     """One tensor of the model file: the rows of its `sources`, one after another.
 
-    `type` is f32, f16, int8 or int4. A quantised tensor has its codes at `offset` and, from
-    `scales_offset` on, one float16 scale for each block of 32; `bytes` counts both. `sources`
-    are names of checkpoint tensors, none for a tensor that is computed. `gains` names the norm
-    weights that scale the tensor's columns, "" where there are none.
+    `type` is f32, f16, int8, int4 or int4_asymmetric. A quantised tensor has its codes at `offset`
+    and, from `scales_offset` on, one float16 scale for each block of 32; an asymmetric one has,
+    from `zero_points_offset` on, 4 bits for each block besides, every row in whole bytes. `bytes`
+    counts all of it. `sources` are names of checkpoint tensors, none for a tensor that is
+    computed. `gains` names the norm weights that scale the tensor's columns, "" where there are
+    none.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Tensor:
     gains: str = ""
     offset: int = 0
     scales_offset: int = 0
+    zero_points_offset: int = 0
 
     @property
     def quantised(self) -> bool:
@@ -71,9 +75,19 @@ class Tensor:
         return prod(self.shape) // BLOCK * SCALE_BYTES if self.quantised else 0
 
     @property
+    def zero_points_bytes(self) -> int:
+        """Return the size of the zero points, 0 where there are none."""
+        return prod(self.zero_points_shape) if self.type == ASYMMETRIC else 0
+
+    @property
+    def zero_points_shape(self) -> tuple[int, int]:
+        """Return rows and bytes of a row of the zero points of a matrix, two to a byte."""
+        return self.shape[0], -(-(self.shape[-1] // BLOCK) // 2)
+
+    @property
     def bytes(self) -> int:
-        """Return the size of values or codes and scales, without padding."""
-        return self.data_bytes + self.scales_bytes
+        """Return the size of values or codes, scales and zero points, without padding."""
+        return self.data_bytes + self.scales_bytes + self.zero_points_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +123,14 @@ def lay_out(shape: ModelShape, recipe: Recipe) -> Layout:
     for tensor in (*_rotary(shape, recipe), *_tensors(shape, specs, types)):
         offset = _aligned(position, tensor.data_bytes)
         scales_offset = _aligned(offset + tensor.data_bytes, tensor.scales_bytes)
-        tensors[tensor.name] = replace(tensor, offset=offset, scales_offset=scales_offset)
-        position = scales_offset + tensor.scales_bytes
+        zero_points_offset = _aligned(scales_offset + tensor.scales_bytes, tensor.zero_points_bytes)
+        tensors[tensor.name] = replace(
+            tensor,
+            offset=offset,
+            scales_offset=scales_offset,
+            zero_points_offset=zero_points_offset,
+        )
+        position = zero_points_offset + tensor.zero_points_bytes
     return Layout(tensors, tuple(substitutions), position)
 
 
@@ -165,7 +185,7 @@ def _asked_type(spec: TensorSpec, recipe: Recipe) -> tuple[str, str]:
         if fnmatchcase(spec.name, pattern):
             return pattern, chosen
     scheme = scheme_named("onnx", recipe.scheme)
-    if scheme.tensor_type == "int4" and spec.role in (Role.EMBEDDING, Role.OUTPUT):
+    if BITS.get(scheme.tensor_type) == 4 and spec.role in (Role.EMBEDDING, Role.OUTPUT):
         return "", "int8"  # measured: a 4-bit table adds a third to the divergence
     return "", scheme.tensor_type
 

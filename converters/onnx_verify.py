@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from converters.architectures import ModelShape, TensorSpec
 from converters.checkpoint import Checkpoint
-from converters.onnx_layout import BITS, Tensor, lay_out, output_matrix
+from converters.onnx_layout import ASYMMETRIC, BITS, Tensor, lay_out, output_matrix
 from converters.onnx_quantize import BLOCK, Bits, dequantise_rows
 from converters.recipe import Recipe
 from converters.rounding.rounded import Rounded
@@ -24,10 +24,11 @@ from edgekit.onnx_header import check
 SAMPLE_ROWS = 4
 Array = NDArray[np.float32]
 # How far a code may be from its weight, in steps of its block's scale: half a step by rounding,
-# and with 4 bits one more where the largest weight is clipped. A wrong row is off by many.
-LARGEST_STEPS = {"int4": 2.0, "int8": 0.75}
+# and with 4 bits more where the largest weight is clipped. A wrong row is off by many.
+LARGEST_STEPS = {"int4": 2.0, ASYMMETRIC: 5.0, "int8": 0.75}
 HALF_PRECISION, SMALLEST_HALF = 2.0**-11, 2.0**-24
 QUANTISED_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
+ZERO_POINTS = 3  # the input's place, for both
 
 
 class OnnxMismatchError(Exception):
@@ -73,7 +74,7 @@ def _users(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _plain_name(value: str) -> str:
-    for suffix in (".wide", ".scales", ".codes", ".rows"):
+    for suffix in (".wide", ".scales", ".codes", ".rows", ".zero_points"):
         value = value.removesuffix(suffix)
     return value
 
@@ -106,10 +107,25 @@ def _check_operators(
             rows, columns = tensor.shape
             if (attributes.get("N"), attributes.get("K")) != (rows, columns):
                 raise OnnxMismatchError(f"{node.name} has not the shape {tensor.shape}")
-    scales = stored[f"{tensor.name}.scales"]
-    expected = [tensor.shape[0], tensor.shape[1] // BLOCK]
-    if list(scales.dims) != expected:
-        raise OnnxMismatchError(f"{scales.name} has shape {list(scales.dims)}, not {expected}")
+        _check_zero_points(tensor, node)
+    _check_shape(stored[f"{tensor.name}.scales"], (tensor.shape[0], tensor.shape[1] // BLOCK))
+    if tensor.type == ASYMMETRIC:
+        _check_shape(stored[f"{tensor.name}.zero_points"], tensor.zero_points_shape)
+
+
+def _check_zero_points(tensor: Tensor, node: onnx.NodeProto) -> None:
+    """Check that the operator has the matrix's zero points exactly where it should have any."""
+    expected = f"{tensor.name}.zero_points" if tensor.type == ASYMMETRIC else ""
+    found = node.input[ZERO_POINTS] if len(node.input) > ZERO_POINTS else ""
+    if found != expected:
+        raise OnnxMismatchError(
+            f"{node.name} has the zero points {found!r}, {tensor.type} asks for {expected!r}"
+        )
+
+
+def _check_shape(stored: TensorProto, expected: tuple[int, int]) -> None:
+    if tuple(stored.dims) != expected:
+        raise OnnxMismatchError(f"{stored.name} has shape {list(stored.dims)}, not {expected}")
 
 
 def _check_not_quantised(tensor: Tensor, users: dict[str, list[onnx.NodeProto]]) -> None:
@@ -164,11 +180,15 @@ def _rows(
     bits: Bits = BITS[tensor.type]
     raw_scales = _read(path, stored[f"{tensor.name}.scales"], tensor.shape[0], first, count)
     scales = raw_scales.view(np.float16).reshape(count, -1)
+    zero_points = None
+    if tensor.type == ASYMMETRIC:
+        place = stored[f"{tensor.name}.zero_points"]
+        zero_points = _read(path, place, tensor.shape[0], first, count).reshape(count, -1)
     codes = data.reshape(count, -1, BLOCK * bits // 8)
     steps = np.abs(scales.astype(np.float32)).repeat(BLOCK, axis=1)
     allowed = steps * np.float32(LARGEST_STEPS[tensor.type])
     allowed += np.float32((1 << bits) * SMALLEST_HALF)
-    return dequantise_rows(codes, scales, bits), allowed
+    return dequantise_rows(codes, scales, bits, zero_points), allowed
 
 
 def _read(path: Path, proto: TensorProto, rows: int, first: int, count: int) -> NDArray[np.uint8]:

@@ -57,12 +57,13 @@ SCHEMES: dict[Format, dict[str, Scheme]] = {
             _gguf("q3_k_m", "q3_k", 12),
         )
     },
-    # 32 weights share a float16 scale; symmetric, so there are no offsets.
+    # 32 weights share a float16 scale, and a zero point of 4 bits where they are asymmetric.
     "onnx": {
         "f32": Scheme("f32", "onnx", "f32", 32.0),
         "f16": Scheme("f16", "onnx", "f16", 16.0),
         "int8": Scheme("int8", "onnx", "int8", 8.5),
         "int4": Scheme("int4", "onnx", "int4", 4.5),
+        "int4_asymmetric": Scheme("int4_asymmetric", "onnx", "int4_asymmetric", 4.625),
     },
     # int8: a float32 scale for each row; nf4: one for each 64 weights (bitsandbytes_layout).
     "torch": {

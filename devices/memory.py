@@ -35,8 +35,11 @@ GGUF_HIDDEN_FLOATS, GGUF_INNER_FLOATS, GGUF_MASK_BYTES = 1.58, 3.45, 2.6
 ONNX_VOCABULARY_FACTOR = 5.2
 # Beside its codes a block has its scale in float16 and in float32 and a sum that the kernel adds;
 # the output's table has all that once more, for looking up rows.
-ONNX_BYTES_PER_BLOCK = 10
-ONNX_CODE_BYTES = {"int4": 0.5, "int8": 1.0, "f16": 5.8, "f32": 4.0}  # f16 is widened, and kept
+ONNX_BYTES_PER_BLOCK = {"int4": 10.0, "int4_asymmetric": 10.5, "int8": 10.0}
+ONNX_CODE_BYTES = {
+    "int4": 0.5, "int4_asymmetric": 0.5, "int8": 1.0,
+    "f16": 5.8, "f32": 4.0,  # f16 is widened, and kept
+}  # fmt: skip
 ONNX_BUFFER_BYTES = int(5.6 * MIB)
 # Pages of the embedding that a prompt touches: tokens repeat, and the system maps 32 kB at once, of
 # a file that was just written 64 kB or more.
@@ -161,7 +164,7 @@ def _onnx_weights(model: ModelFacts) -> tuple[int, int]:
 
 
 def _scales(kind: str, weights: int) -> float:
-    return ONNX_BYTES_PER_BLOCK * weights / BLOCK if kind in ("int4", "int8") else 0.0
+    return ONNX_BYTES_PER_BLOCK.get(kind, 0.0) * weights / BLOCK
 
 
 def _touched_bytes(table_bytes: int, prompt_tokens: int) -> int:

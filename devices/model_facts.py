@@ -27,10 +27,10 @@ _DECODER_KEYS = (
     "num_key_value_heads",
 )
 # What an ONNX scheme stores the tables of embeddings and outputs in, where that differs.
-ONNX_TABLE_TYPES = {"int4": "int8"}
+ONNX_TABLE_TYPES = {"int4": "int8", "int4_asymmetric": "int8"}
 # How transformers names the float types, and we.
 TORCH_FLOATS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-ONNX_BITS = {"f32": 32.0, "f16": 16.0, "int8": 8.5, "int4": 4.5}
+ONNX_BITS = {"f32": 32.0, "f16": 16.0, "int8": 8.5, "int4_asymmetric": 4.625, "int4": 4.5}
 
 
 @dataclass(frozen=True, slots=True)

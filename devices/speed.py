@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from devices.memory import ONNX_CODE_BYTES
+from devices.memory import ONNX_BYTES_PER_BLOCK, ONNX_CODE_BYTES
 from devices.model_facts import ModelFacts
 from devices.profile import DeviceProfile
 
@@ -23,12 +23,12 @@ PREFILL_FACTORS: dict[str, dict[str, float]] = {
     "x86": {
         "q8_0": 1.0, "q4_0": 1.25, "q4_k": 1.4, "iq4_nl": 1.1, "q6_k": 0.9, "q5_k": 0.9,
         "q5_0": 0.85, "q5_1": 0.85, "q4_1": 0.85, "q3_k": 0.8, "iq4_xs": 0.8, "f16": 0.85,
-        "bf16": 0.85, "f32": 0.4, "int8": 1.15, "int4": 1.05,
+        "bf16": 0.85, "f32": 0.4, "int8": 1.15, "int4": 1.05, "int4_asymmetric": 1.05,
     },
     "arm": {
         "q8_0": 1.0, "q4_0": 1.03, "q4_k": 0.8, "iq4_nl": 0.9, "q6_k": 0.64, "q5_k": 0.64,
         "q5_0": 0.4, "q5_1": 0.4, "q4_1": 0.4, "q3_k": 0.4, "iq4_xs": 0.4, "f16": 0.5,
-        "bf16": 0.4, "f32": 0.25, "int8": 0.9, "int4": 0.8,
+        "bf16": 0.4, "f32": 0.25, "int8": 0.9, "int4": 0.8, "int4_asymmetric": 0.8,
     },
 }  # fmt: skip
 # For one token the kernels wait for each weight: they reach this share of the prompt's rate, and
@@ -37,7 +37,7 @@ DECODE_SHARE = 0.35
 DECODE_FACTORS = {
     "q8_0": 1.0, "q4_0": 2.1, "q4_k": 2.2, "q6_k": 2.0, "q5_k": 1.3, "q5_0": 0.9, "q5_1": 0.9,
     "q4_1": 1.1, "iq4_nl": 1.1, "iq4_xs": 1.1, "q3_k": 1.2, "f16": 0.9, "bf16": 0.9, "f32": 0.5,
-    "int8": 0.95, "int4": 0.95,
+    "int8": 0.95, "int4": 0.95, "int4_asymmetric": 0.95,
 }  # fmt: skip
 # Bytes that torch moves for a weight and a token on a processor: floats are float32 there, and
 # bitsandbytes writes out a whole nf4 matrix in float32 before it multiplies.
@@ -135,7 +135,7 @@ def matrix_s_per_weight(
 
 
 def _packed_bytes(kind: str, weights: int) -> float:
-    if kind in ("int4", "int8"):
+    if kind in ONNX_BYTES_PER_BLOCK:
         return (ONNX_CODE_BYTES[kind] + 8 / 32) * weights
     return 4.0 * weights
 

@@ -22,7 +22,12 @@ from converters.budget.sensitivity import Sensitivity
 from converters.checkpoint import Checkpoint
 from converters.gguf_presets import is_quantisable, legal_type
 from converters.importance import Importance, is_weighed
-from converters.onnx_quantize import BLOCK, dequantise_rows, quantise_rows
+from converters.onnx_quantize import (
+    BLOCK,
+    dequantise_rows,
+    quantise_rows,
+    quantise_rows_asymmetric,
+)
 from converters.recipe import Recipe
 from converters.schemes import SCHEMES
 from edgekit.artifact import Format
@@ -34,7 +39,7 @@ Floats = NDArray[np.float32]
 TYPES: dict[Format, tuple[str, ...]] = {
     "gguf": ("q3_k", "iq4_xs", "iq4_nl", "q4_0", "q4_k", "q4_1", "q5_0", "q5_k", "q5_1", "q6_k",
              "q8_0", "f16"),
-    "onnx": ("int4", "int8", "f16"),
+    "onnx": ("int4", "int4_asymmetric", "int8", "f16"),
 }  # fmt: skip
 SAMPLE_ROWS = 384
 MAX_WORKERS = 8
@@ -121,9 +126,12 @@ def tabulate(
 def matrix_bytes(type_name: str, shape: tuple[int, ...]) -> int:
     """Return the bytes of a matrix in a type of either format."""
     rows, columns = shape
-    if type_name.startswith("int"):
-        bits = int(type_name.removeprefix("int"))
-        return rows * (columns * bits // 8 + columns // BLOCK * SCALE_BYTES)
+    blocks = columns // BLOCK
+    match type_name:
+        case "int4_asymmetric":
+            return rows * (columns // 2 + blocks * SCALE_BYTES + -(-blocks // 2))
+        case "int4" | "int8":
+            return rows * (columns * int(type_name[-1]) // 8 + blocks * SCALE_BYTES)
     return rows * ggml.row_bytes(type_name, columns)
 
 
@@ -134,6 +142,9 @@ def quantised(type_name: str, weights: Floats, counts: Floats | None) -> Floats:
             return weights.astype(np.float16).astype(np.float32)
         case "int4":
             return dequantise_rows(*quantise_rows(weights, 4, counts), 4)
+        case "int4_asymmetric":
+            codes, scales, zero_points = quantise_rows_asymmetric(weights, counts)
+            return dequantise_rows(codes, scales, 4, zero_points)
         case "int8":
             return dequantise_rows(*quantise_rows(weights, 8, counts), 8)
     import gguf

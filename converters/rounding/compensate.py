@@ -52,6 +52,8 @@ class Rounding:
         shifts = start.shifts()
         self._shifts = np.zeros_like(self._steps) if shifts is None else shifts.T.copy()
         self._inverse_steps = _inverse(self._steps)
+        zeros = start.zero_points
+        self._zeros = np.zeros_like(self._steps) if zeros is None else zeros.T.astype(np.float32)
         self._rounded = np.ascontiguousarray(start.weights().T)
 
     def error(self) -> float:
@@ -87,18 +89,19 @@ class Rounding:
     def _nearest(self, place: int, values: Floats) -> Floats:
         """Store the codes nearest to `values`, one a row, for a column; return their weights."""
         group = place // self._group
-        units = (values - self._shifts[group]) * self._inverse_steps[group]
+        zeros = self._zeros[group]
+        units = (values - self._shifts[group]) * self._inverse_steps[group] + zeros
         halves = np.floor(units + units) - self._lowest
         np.clip(halves, 0, len(self._table) - 1, out=halves)
         codes = self._table[halves.astype(np.intp)]
         self._codes[place] = codes
-        weights: Floats = self._levels[codes] * self._steps[group] + self._shifts[group]
+        weights: Floats = (self._levels[codes] - zeros) * self._steps[group] + self._shifts[group]
         return weights
 
     def _fit_scales(self, block: slice, local: Floats) -> None:
         """Set the scales (and offsets) of a block to those of least error, given its codes."""
         group = block.start // BLOCK
-        levels = self._levels[self._codes[block]]
+        levels = self._levels[self._codes[block]] - self._zeros[group]
         inputs = self._inputs[block, block]
         along = _product(inputs, levels)
         a, b = (along * levels).sum(0), (levels * local).sum(0)
@@ -174,7 +177,7 @@ def _product(left: Floats, right: Floats) -> Floats:
 
 
 def _inverse(steps: Floats) -> Floats:
-    """Return 1 / steps; a step of 0 gives 0, and so the code of the level nearest to 0."""
+    """Return 1 / steps; a step of 0 gives 0, and so the code of the level nearest to zero."""
     return np.divide(1, steps, out=np.zeros_like(steps), where=steps != 0)
 
 

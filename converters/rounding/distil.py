@@ -181,13 +181,14 @@ def _replace_linear(model: Any, name: str, blocks: Blocks) -> QuantisedLinear:
 
 
 class QuantisedLinear(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
-    """y = x (scale * levels[codes] + offset)^T + bias; the scales and offsets can be trained."""
+    """y = x (scale * (levels[codes] - zero_point) + offset)^T + bias; the scales and offsets can
+    be trained."""
 
     def __init__(self, blocks: Blocks, bias: torch.Tensor | None) -> None:
         super().__init__()
         self._blocks = blocks
         self._bias = bias
-        self._levels = torch.from_numpy(np.array(blocks.grid.levels, dtype=np.int8)[blocks.codes])
+        self._levels = torch.from_numpy(blocks.centred().astype(np.int8))
         self._groups = blocks.codes.shape[1] // blocks.grid.group
         self._first_scales = torch.from_numpy(blocks.scales.astype(np.float32))
         self._inner_scales = _tensor(blocks.inner_scales)

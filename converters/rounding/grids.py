@@ -1,9 +1,10 @@
 """Grids: which values a block of quantised weights can take, and how its bytes hold them.
 
-A weight is `scale * levels[code] + offset`, with one scale (and offset) for each group of columns
-of a row. `take_apart` and `put_together` go from the packed bytes of ggml's types to these numbers
-and back, without loss. Layouts: the block structs of ggml-common.h in llama.cpp. It chooses
-nothing: scales and codes come from elsewhere.
+A weight is `scale * (levels[code] - zero_point) + offset`, with one scale (and offset or zero
+point) for each group of columns of a row. `take_apart` and `put_together` go from the packed bytes
+of ggml's types to these numbers and back, without loss. Layouts: the block structs of ggml-common.h
+in llama.cpp; blocks with zero points are ONNX's, and packed only to be kept: scale, zero point,
+codes. It chooses nothing: scales, zero points and codes come from elsewhere.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A ggml type as a grid.
+    """A type of ggml's or of ONNX's as a grid.
 
     `levels` ascend; `group` columns share a scale. `has_offset` says whether a group has an offset
-    too. `nested` types store a group's scale as a small integer times a float of 256 weights.
+    too, `has_zero_point` whether it has a level of its own that means zero. `nested` types store a
+    group's scale as a small integer times a float of 256 weights.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Grid:
     group: int = BLOCK
     has_offset: bool = False
     nested: bool = False
+    has_zero_point: bool = False
 
 
 def _uniform(first: int, count: int) -> tuple[float, ...]:
@@ -54,6 +57,7 @@ GRIDS: dict[str, Grid] = {
         Grid("q4_k", _uniform(0, 16), has_offset=True, nested=True),
         Grid("q5_k", _uniform(0, 32), has_offset=True, nested=True),
         Grid("q6_k", _uniform(-32, 64), group=16, nested=True),
+        Grid("int4_asymmetric", _uniform(0, 16), has_zero_point=True),
     )
 }
 
@@ -65,6 +69,7 @@ class Blocks:
     `codes`: uint8 [rows, columns], places in the grid's levels. `scales` and `offsets`: float16
     [rows, units], a unit being what one float is stored for (32 or 256 columns). A nested grid has
     small integers besides: `inner_scales` and `inner_offsets`, float32 [rows, groups].
+    `zero_points`: uint8 [rows, groups].
     """
 
     grid: Grid
@@ -73,6 +78,7 @@ class Blocks:
     offsets: NDArray[np.float16] | None = None
     inner_scales: Floats | None = None
     inner_offsets: Floats | None = None
+    zero_points: Bytes | None = None
 
     def rows(self, first: int, count: int) -> Blocks:
         """Return rows `first` to `first + count`, without copying."""
@@ -93,10 +99,16 @@ class Blocks:
             return None
         return _spread(self.offsets, self.inner_offsets, self.codes.shape[1] // self.grid.group)
 
+    def centred(self) -> Floats:
+        """Return the levels of the codes less their zero points, float32 [rows, columns]."""
+        levels = np.array(self.grid.levels, dtype=np.float32)[self.codes]
+        if self.zero_points is not None:
+            levels -= np.repeat(self.zero_points, self.grid.group, axis=1)
+        return levels
+
     def weights(self) -> Floats:
         """Return the weights that an engine computes with, float32 [rows, columns]."""
-        levels = np.array(self.grid.levels, dtype=np.float32)
-        grouped = levels[self.codes].reshape(len(self.codes), -1, self.grid.group)
+        grouped = self.centred().reshape(len(self.codes), -1, self.grid.group)
         weights = grouped * self.steps()[..., None]
         shifts = self.shifts()
         if shifts is not None:
@@ -131,6 +143,8 @@ def take_apart(type_name: str, packed: Bytes, columns: int) -> Blocks:
     blocks = packed.reshape(rows, columns // unit, -1)
     if type_name == "q6_k":
         return _take_q6_k(grid, blocks)
+    if grid.has_zero_point:
+        return _take_asymmetric(grid, blocks)
     scales, offsets, blocks = _take_floats(blocks, grid.has_offset)
     if not grid.nested:
         return Blocks(grid, _take_codes(grid, blocks).reshape(rows, columns), scales, offsets)
@@ -167,6 +181,8 @@ def put_together(blocks: Blocks) -> Bytes:
         )
         parts = [*floats, inner, *_put_nested_codes(grid, codes)]
     else:
+        if blocks.zero_points is not None:
+            floats.append(blocks.zero_points[..., None])
         parts = [*floats, *_put_codes(grid, codes)]
     return np.concatenate(parts, axis=-1).reshape(rows, -1)
 
@@ -179,6 +195,12 @@ def _take_floats(
     floats = np.ascontiguousarray(blocks[..., : 2 * count]).view(np.float16)
     offsets = np.ascontiguousarray(floats[..., 1]) if has_offset else None
     return np.ascontiguousarray(floats[..., 0]), offsets, blocks[..., 2 * count :]
+
+
+def _take_asymmetric(grid: Grid, blocks: Bytes) -> Blocks:
+    scales, _, rest = _take_floats(blocks, has_offset=False)
+    codes = _take_codes(grid, rest[..., 1:]).reshape(len(blocks), -1)
+    return Blocks(grid, codes, scales, zero_points=np.ascontiguousarray(rest[..., 0]))
 
 
 def _as_bytes(values: NDArray[np.float16]) -> Bytes:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.onnx_quantize import BLOCK, quantise_rows
+from converters.onnx_quantize import (
+    BLOCK,
+    pack_pairs,
+    quantise_rows,
+    quantise_rows_asymmetric,
+    unpack_pairs,
+)
 from converters.rounding.grids import GRIDS, Blocks
 
-GRID = "q4_0"
+SYMMETRIC, ASYMMETRIC = GRIDS["q4_0"], GRIDS["int4_asymmetric"]
 
 
 def start_blocks(
-    weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    weights: NDArray[np.float32], type_name: str, importance: NDArray[np.float32] | None = None
 ) -> Blocks:
-    """Return `weights`, float32 [rows, columns], as the int4 exporter rounds them by itself."""
-    codes, scales = quantise_rows(weights, 4, importance)
-    pairs = np.stack([codes & 15, codes >> 4], axis=-1)
-    return Blocks(GRIDS[GRID], pairs.reshape(weights.shape), scales)
+    """Return `weights`, float32 [rows, columns], as the exporter rounds them by itself.
+
+    `type_name` is int4 or int4_asymmetric.
+    """
+    if type_name != ASYMMETRIC.name:
+        codes, scales = quantise_rows(weights, 4, importance)
+        return Blocks(SYMMETRIC, unpack_pairs(codes).reshape(weights.shape), scales)
+    codes, scales, packed = quantise_rows_asymmetric(weights, importance)
+    zero_points = unpack_pairs(packed)[:, : scales.shape[1]]
+    codes = unpack_pairs(codes).reshape(weights.shape)
+    return Blocks(ASYMMETRIC, codes, scales, zero_points=zero_points)
 
 
-def stored(blocks: Blocks, first: int, rows: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Return rows `first` to `first + rows` as `quantise_rows` returns codes and scales."""
-    codes = blocks.codes[first : first + rows]
-    packed = (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8)
-    return packed.reshape(len(codes), -1, BLOCK // 2), blocks.scales[first : first + rows]
+def stored(blocks: Blocks, first: int, rows: int) -> tuple[NDArray[Any], ...]:
+    """Return rows `first` to `first + rows` as the quantiser returns codes, scales and any zero
+    points."""
+    part = blocks.rows(first, rows)
+    packed = pack_pairs(part.codes).reshape(len(part.codes), -1, BLOCK // 2)
+    zero_points = () if part.zero_points is None else (pack_pairs(part.zero_points),)
+    return packed, part.scales, *zero_points

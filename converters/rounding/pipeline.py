@@ -120,7 +120,7 @@ def _start(work: Work, shape: ModelShape, spec: TensorSpec, type_name: str) -> B
     counts = work.importance.of(spec) if is_weighed(spec, shape) else None
     try:
         if work.plan.format == "onnx":
-            return onnx_blocks.start_blocks(weights, counts)
+            return onnx_blocks.start_blocks(weights, type_name, counts)
         packed = ggml.load().quantise(weights, type_name, counts)
     except InputError as error:
         message = f"{work.checkpoint.path}: tensor {spec.name}: {error.message}"

@@ -23,7 +23,7 @@ from runtimes.load import DEFAULT_CONTEXT_LENGTH
 # tools/quantize/README.md) and our own of SmolLM2: int8 0.005, q4_k_m 0.06, iq4_nl 0.23, int4 0.31.
 QUALITY = (
     "f32", "bf16", "f16", "q8_0", "int8", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m",
-    "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "int4", "q3_k_m",
+    "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "int4_asymmetric", "int4", "q3_k_m",
 )  # fmt: skip
 # Not chosen where an 8-bit scheme fits: twice the bytes for a divergence of 0.005 less.
 FLOATS = ("f32", "bf16", "f16")

@@ -124,7 +124,7 @@ def test_rotary_frequencies_are_those_of_transformers(
         assert shape.rope_scaling.attention_factor == pytest.approx(factor)
 
 
-@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4", "int4_asymmetric"])
 def test_files_have_exactly_the_planned_size(
     tiny_checkpoint: Path, tmp_path: Path, scheme: str
 ) -> None:

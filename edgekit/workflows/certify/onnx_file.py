@@ -28,6 +28,7 @@ from edgekit.workflows.certify.stored import Floats, Rope, Said, StoredTensor
 PAST = re.compile(r"past_key_values\.(\d+)\.key")
 QUANTISED = ("MatMulNBits", "GatherBlockQuantized")
 SUFFIXES = (".codes", ".rows")
+ZERO_POINTS, ASYMMETRIC = 3, "_asymmetric"  # the input's place, and what a type is called with it
 STACKS = {
     Role.QUERY: ("self_attn.qkv_proj", 0),
     Role.KEY: ("self_attn.qkv_proj", 1),
@@ -168,7 +169,8 @@ class OnnxFile:
             kind = str(values.dtype)
             return values.astype(np.float32), kind, TYPE_BITS.get(kind, 32)
         bits = int(self._attributes(node)["bits"])
-        return self._dequantised(node, bits), f"int{bits}", bits
+        asymmetric = len(node.input) > ZERO_POINTS and node.input[ZERO_POINTS]
+        return self._dequantised(node, bits), f"int{bits}{ASYMMETRIC if asymmetric else ''}", bits
 
     @cached_property
     def _users(self) -> dict[str, Any]:
@@ -188,8 +190,8 @@ class OnnxFile:
         codes = unpacked(codes.reshape(len(codes), -1), bits).astype(np.float32)
         scales = scales.reshape(len(codes), -1)
         zero: Floats = np.full_like(scales, 1 << (bits - 1))
-        if len(inputs) > 3 and inputs[3]:
-            stored = self._array(inputs[3])
+        if len(inputs) > ZERO_POINTS and inputs[ZERO_POINTS]:
+            stored = self._array(inputs[ZERO_POINTS])
             if stored.dtype == np.uint8:
                 stored = unpacked(stored.reshape(len(codes), -1), bits)[:, : scales.shape[1]]
             zero = stored.reshape(scales.shape).astype(np.float32)

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from converters import ggml
+from converters.onnx_quantize import dequantise_rows
+from converters.rounding import onnx_blocks
 from converters.rounding.compensate import Rounding, damped
 from converters.rounding.grids import GRIDS, Blocks, put_together, take_apart
 
 ROWS, COLUMNS, POSITIONS = 24, 512, 2048
+ASYMMETRIC = "int4_asymmetric"
 
 
 def layer() -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +29,8 @@ def layer() -> tuple[torch.Tensor, torch.Tensor]:
 
 def started(name: str, weights: torch.Tensor, inputs: torch.Tensor) -> Blocks:
     importance = inputs.square().mean(0).numpy()
+    if name == ASYMMETRIC:
+        return onnx_blocks.start_blocks(weights.numpy(), name, importance)
     return take_apart(name, ggml.load().quantise(weights.numpy(), name, importance), COLUMNS)
 
 
@@ -35,8 +40,12 @@ def moments_of(inputs: torch.Tensor) -> torch.Tensor:
 
 def output_error(weights: torch.Tensor, blocks: Blocks, inputs: torch.Tensor) -> float:
     """Return the mean squared error of the outputs, from the bytes that an engine reads."""
-    kind = gguf.GGMLQuantizationType[blocks.grid.name.upper()]
-    read = torch.from_numpy(gguf.dequantize(put_together(blocks), kind))
+    if blocks.grid.name == ASYMMETRIC:
+        codes, scales, zero_points = onnx_blocks.stored(blocks, 0, ROWS)
+        read = torch.from_numpy(dequantise_rows(codes, scales, 4, zero_points))
+    else:
+        kind = gguf.GGMLQuantizationType[blocks.grid.name.upper()]
+        read = torch.from_numpy(gguf.dequantize(put_together(blocks), kind))
     return float((inputs @ (weights - read).T).square().mean())
 
 
@@ -56,7 +65,7 @@ def test_the_outputs_come_closer(name: str) -> None:
     np.testing.assert_allclose(work.weights(), work.blocks().weights(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["q4_0", "iq4_nl", "q4_1", "q6_k"])
+@pytest.mark.parametrize("name", ["q4_0", "iq4_nl", "q4_1", "q6_k", ASYMMETRIC])
 def test_no_sweep_makes_the_error_larger(name: str) -> None:
     weights, inputs = layer()
     work = Rounding(weights, started(name, weights, inputs), moments_of(inputs))
@@ -69,6 +78,19 @@ def test_no_sweep_makes_the_error_larger(name: str) -> None:
     assert errors[-1] < errors[0]
 
 
+def test_zero_points_stay_and_the_scales_are_those_of_least_error() -> None:
+    """With one block a row the best scale is a formula: that of a line through zero."""
+    weights, inputs = (values[..., :32] for values in layer())
+    start = started(ASYMMETRIC, weights, inputs)
+    work = Rounding(weights, start, inputs.T @ inputs / len(inputs))
+    work.sweep()
+    found = work.blocks()
+    np.testing.assert_array_equal(found.zero_points, start.zero_points)
+    wanted, basis = inputs @ weights.T, inputs @ torch.from_numpy(found.centred()).T
+    best = (wanted * basis).sum(0) / basis.square().sum(0)
+    np.testing.assert_allclose(found.scales[:, 0], best, rtol=2**-10)
+
+
 def test_the_error_is_that_of_the_outputs() -> None:
     weights, inputs = layer()
     start = started("iq4_nl", weights, inputs)
@@ -77,11 +99,12 @@ def test_the_error_is_that_of_the_outputs() -> None:
     assert work.error() == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_block_of_zeros_stays_finite() -> None:
+@pytest.mark.parametrize("name", ["q4_0", ASYMMETRIC])
+def test_a_block_of_zeros_stays_finite(name: str) -> None:
     weights, inputs = layer()
     weights[2] = 0
     inputs[:, 64:96] = 0  # channels that the text never used
-    work = Rounding(weights, started("q4_0", weights, inputs), moments_of(inputs))
+    work = Rounding(weights, started(name, weights, inputs), moments_of(inputs))
     work.compensate()
     work.sweep()
     assert np.isfinite(work.weights()).all()
