@@ -307,8 +307,10 @@ def test_tokens_that_are_special_by_name_alone_stay(
         document["post_processor"] = {"type": "RobertaProcessing", "sep": ["über", 0],
                                       "cls": ["<|im_start|>", 1], "trim_offsets": True,
                                       "add_prefix_space": False}  # fmt: skip
-        ids = document["model"]["vocab"]
-        ids["über"] = ids.pop(max(ids, key=lambda text: ids[text]))
+        ids, merges = document["model"]["vocab"], document["model"]["merges"]
+        last = max(ids, key=lambda text: ids[text])
+        ids["über"] = ids.pop(last)
+        document["model"]["merges"] = [merge for merge in merges if "".join(merge) != last]
 
     copy = with_tokenizer(tiny_checkpoint, tmp_path / "copy", change)
     selection = select(Checkpoint.open(copy), english)
