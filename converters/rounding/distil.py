@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.utils.parametrize
 from numpy.typing import NDArray
 
 from converters.reference import Window
@@ -87,7 +88,8 @@ def distil(
             losses.append(float(loss.detach()) - _entropy(wanted))
             advance(1)
     tuned = {name: linear.blocks() for name, linear in linears.items()}
-    return Distilled(tuned, {n: g.detach().numpy().copy() for n, g in gains.items()}, losses)
+    trained = {n: model.get_submodule(n.removesuffix(".weight")).weight for n in gains}
+    return Distilled(tuned, {n: g.detach().numpy().copy() for n, g in trained.items()}, losses)
 
 
 def _hidden_states(model: Any, windows: Sequence[Window]) -> list[torch.Tensor]:
@@ -127,21 +129,40 @@ def _batches(windows: Sequence[Window], training: Training) -> Iterator[list[int
         yield batch
 
 
-def _gains(model: Any) -> dict[str, torch.Tensor]:
-    """Return the norms' gains by name, ready to be trained."""
-    found = {n: p for n, p in model.named_parameters() if n.endswith("norm.weight")}
-    for gain in found.values():
-        gain.requires_grad_(True)
+def _gains(model: Any) -> dict[str, RelativeGain]:
+    """Let the model's norms have gains that can be trained; return them by name."""
+    found = {}
+    for name, parameter in list(model.named_parameters()):
+        if name.endswith("norm.weight"):
+            owner = model.get_submodule(name.removesuffix(".weight"))
+            found[name] = RelativeGain(parameter)
+            torch.nn.utils.parametrize.register_parametrization(owner, "weight", found[name])
     return found
 
 
+class RelativeGain(torch.nn.Module):  # type: ignore[misc]
+    """A norm's gains, trained by shares of themselves: they differ a hundredfold in one model."""
+
+    def __init__(self, gains: torch.Tensor) -> None:
+        super().__init__()
+        self.change = torch.nn.Parameter(torch.zeros_like(gains))
+
+    def forward(self, gains: torch.Tensor) -> torch.Tensor:
+        """Return the gains as trained so far, of the same shape."""
+        return gains * (1 + self.change)
+
+
 def _optimiser(
-    linears: Mapping[str, QuantisedLinear], gains: Mapping[str, torch.Tensor], training: Training
+    linears: Mapping[str, QuantisedLinear], gains: Mapping[str, RelativeGain], training: Training
 ) -> torch.optim.Optimizer:
     scales = [p for linear in linears.values() for p in linear.parameters()]
     groups = [
         {"params": scales, "lr": training.scale_rate, "rate": training.scale_rate},
-        {"params": list(gains.values()), "lr": training.norm_rate, "rate": training.norm_rate},
+        {
+            "params": [gain.change for gain in gains.values()],
+            "lr": training.norm_rate,
+            "rate": training.norm_rate,
+        },
     ]
     return torch.optim.Adam(groups, betas=AVERAGING)
 
