@@ -31,7 +31,7 @@ def export(path: Path, recipe: Recipe, folder: Path) -> tuple[ModelShape, Plan]:
     checkpoint = Checkpoint.open(path)
     shape = describe(checkpoint)
     folder.mkdir(exist_ok=True)
-    export_onnx(checkpoint, shape, recipe, None, folder, NoProgress())
+    export_onnx(checkpoint, shape, recipe, None, None, folder, NoProgress())
     return shape, plan_onnx(checkpoint, shape, recipe)
 
 

@@ -68,7 +68,7 @@ def test_a_finished_export_passes(tiny_checkpoint: Path, tmp_path: Path) -> None
 
     checkpoint = Checkpoint.open(tiny_checkpoint)
     shape, recipe = describe(checkpoint), Recipe.of("onnx", "int4")
-    export_onnx(checkpoint, shape, recipe, None, tmp_path, NoProgress())
+    export_onnx(checkpoint, shape, recipe, None, None, tmp_path, NoProgress())
     check(tmp_path / "model.onnx")
 
 
