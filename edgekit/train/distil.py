@@ -37,6 +37,10 @@ FILES_PER_WEIGHT = 8
 DIVERGED = 3.0  # times the divergence at the start: no learning rate brings that back
 
 
+class NoHelpError(GateError):
+    """Training made nothing better, and going on with it would not either."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to train: `learning_rate` is the peak; `batch_tokens` is what one step learns from, at
@@ -94,8 +98,8 @@ def distil(
 
     "Best" is by the divergence on `held_out`, which is judged at the start and STRETCHES times.
     The state is kept in `folder`. On a CPU, a run that was interrupted gives the same weights as
-    one that was not. Raises GateError if the run fell apart before anything was better, or the
-    disk is too small.
+    one that was not. Raises NoHelpError if the run fell apart before anything was better,
+    GateError if the disk is too small.
     """
     weights_bytes = sum(value.nbytes for value in trained.values().values())
     require_space(folder, FILES_PER_WEIGHT * weights_bytes)
@@ -275,7 +279,7 @@ class _Trainer:
         """Put the best weights into the model; return `stopped`."""
         run = self.run
         if stopped and run.best["step"] == 0:
-            raise GateError(
+            raise NoHelpError(
                 f"{stopped}, and nothing was better before; nothing is written",
                 hint=f"try a lower learning rate than {self._settings.learning_rate:g}",
             )

@@ -17,13 +17,13 @@ from typing import Any
 
 from converters.checkpoint import Checkpoint
 from converters.reference import Window, encode, load_model, load_tokenizer
-from edgekit.errors import GateError, UsageError
+from edgekit.errors import UsageError
 from edgekit.files import FolderExistsError, Waiting, file_lock, write_atomically
 from edgekit.progress import Progress
 from edgekit.store import cache
 from edgekit.train import lessons
 from edgekit.train.curve import as_lines, draw
-from edgekit.train.distil import Outcome, Settings, distil
+from edgekit.train.distil import NoHelpError, Outcome, Settings, distil
 from edgekit.train.hardware import Hardware
 from edgekit.train.healed import round_weights, write_healed
 from edgekit.train.held_out import HeldOut, Marks, ask_teacher, judge, plain, teacher_perplexity
@@ -100,7 +100,11 @@ def heal(
         raise UsageError(f"{pruned.path} is the original itself: there is nothing to heal")
     job = _Job(pruned, original, method, rank, settings, source, hardware, progress)
     with file_lock(job.folder.parent / f".{job.folder.name}.lock", waiting):
-        healed = job.run(out, replace)
+        try:
+            healed = job.run(out, replace)
+        except NoHelpError:
+            shutil.rmtree(job.folder)
+            raise
         shutil.rmtree(job.folder)
     return healed
 
@@ -214,7 +218,7 @@ def _require_better(before: Side, after: Side, outcome: Outcome) -> None:
     was, now = before.held_out["all"].kld, after.held_out["all"].kld
     if now > (1 - LEAST_GAIN) * was:
         why = outcome.stopped or f"after {outcome.run.step} steps"
-        raise GateError(
+        raise NoHelpError(
             f"healing did not help: the divergence from the original on held-out text was "
             f"{was:.4f} and is {now:.4f} ({why}); nothing is written",
             hint="try more steps, more text, or another learning rate",

@@ -215,10 +215,13 @@ def test_a_shorter_float_type_stays(make_patient: Callable[..., Any], tmp_path: 
     ("rate", "why"),
     [(1e-12, "did not help"), (0.5, "rose|did not help"), (1e30, "no number any more")],
 )
-def test_nothing_worse_is_written(patient: Any, tmp_path: Path, rate: float, why: str) -> None:
+def test_nothing_worse_is_written(
+    patient: Any, tmp_path: Path, cache: Path, rate: float, why: str
+) -> None:
     with pytest.raises(GateError, match=why):
         treat(patient, tmp_path / "out", learning_rate=rate)
     assert not (tmp_path / "out").exists()
+    assert not list(cache.glob("run-*"))  # there is nothing to go on with
 
 
 def test_what_fell_apart_late_keeps_its_best(
