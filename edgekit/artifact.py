@@ -207,9 +207,7 @@ def _parse(document: dict[str, Any], path: Path) -> Manifest:
         chat_template=fields.take("chat_template", (str, type(None))),
         files=files,
         source=_source(Fields(document.get("source"), where)),
-        substitutions=[
-            _substitution(Fields(v, where)) for v in fields.take("substitutions", list)
-        ],
+        substitutions=[_substitution(Fields(v, where)) for v in fields.take("substitutions", list)],
         certificate=None if certificate is None else read_certificate(Fields(certificate, where)),
     )
 
