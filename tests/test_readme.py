@@ -74,6 +74,7 @@ def test_the_readme_story_runs_from_pull_to_answer(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "edgekit", *words],
             env=environment,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
         )

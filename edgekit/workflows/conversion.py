@@ -19,7 +19,7 @@ from converters.plan import Plan
 from converters.recipe import Recipe
 from converters.rounding.rounded import Rounded
 from edgekit.artifact import Artifact
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UsageError
 from edgekit.progress import Progress
 from edgekit.store import artifacts, cache
 
@@ -40,6 +40,13 @@ class Request:
     text: Path | None = None
     importance: Path | None = None
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.format == "torch" and (self.care != "plain" or self.importance):
+            raise UsageError(
+                "bitsandbytes' grids are rounded as bitsandbytes rounds them, without calibration",
+                "leave out --calibrate, --compensate and --distil for torch",
+            )
 
     @property
     def default_folder(self) -> Path:
