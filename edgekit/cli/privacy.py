@@ -201,7 +201,8 @@ def _show(proof: Proof) -> None:
         rows = [
             _line(name, [cells.get((name, process)) for process in processes]) for name in names
         ]
-        click.echo(table(["way out", "without lock", *processes], rows))
+        headings = [process.removesuffix(" engine") for process in processes]
+        click.echo(table(["way out", "without lock", *headings], rows))
     click.echo("")
     click.echo(facts(_evidence(proof)))
     for fault in proof.faults:
