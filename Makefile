@@ -14,7 +14,7 @@ test: install lint
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 slow: install bundle-tools  # the real model, devices, ARM; the network is needed the first time
-	$(BIN)/python -m pytest -q -m "model or device or arm" --durations 15
+	$(BIN)/python -m pytest -q -m "slow or model or device or arm" --durations 15
 
 install: $(STAMP)
 

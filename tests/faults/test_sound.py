@@ -18,6 +18,7 @@ CASES += [("llama", True, "torch", "int8"), ("qwen3", False, "torch", "nf4"),
           ("qwen2", True, "torch", "bf16")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "tied", "format_name", "scheme"), CASES)
 def test_nothing_is_named_where_nothing_is_broken(
     architecture: str, tied: bool, format_name: str, scheme: str, converted: Any, judge: Any

@@ -176,6 +176,7 @@ def test_a_damaged_file_of_the_cache_costs_time_or_says_so(
     assert weights(treat(patient, tmp_path / "again").checkpoint) == weights(straight.checkpoint)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment(patient: Any, tmp_path: Path, cache: Path) -> None:
     straight = treat(patient, tmp_path / "straight", steps=30)
     shutil.rmtree(cache)

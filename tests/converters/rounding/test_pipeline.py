@@ -26,9 +26,14 @@ from edgekit.artifact import Artifact
 from edgekit.progress import NoProgress
 from runtimes.load import load
 
-SCHEMES = (("gguf", "q4_0"), ("gguf", "iq4_nl"), ("gguf", "q4_k_m"), ("onnx", "int4"),
-           ("onnx", "int4_asymmetric"))  # fmt: skip
-STEPS, TEXT_WINDOWS = 40, 200
+SCHEMES = [
+    ("gguf", "iq4_nl"),
+    ("onnx", "int4"),
+    pytest.param("gguf", "q4_0", marks=pytest.mark.slow),
+    pytest.param("gguf", "q4_k_m", marks=pytest.mark.slow),
+    pytest.param("onnx", "int4_asymmetric", marks=pytest.mark.slow),
+]
+STEPS, TEXT_WINDOWS = 24, 120
 
 
 def windows(seed: int, count: int) -> tuple[Window, ...]:

@@ -136,6 +136,7 @@ def test_a_budget_says_something() -> None:
         Budget(max_bytes=1, min_tokens_per_s=3.0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(
     checkpoint: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
