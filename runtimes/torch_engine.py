@@ -11,7 +11,6 @@ import logging
 import mmap
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -225,8 +224,6 @@ def _library(folder: TorchFolder) -> Any:
     refuse_hub_kernels()
     # nothing is compiled behind our back, which would start programs and write files
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    # imported, it makes its cache's folder, which a locked process may not: one that is there
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.prefix
     torch = need("torch", EXTRA)
     _import_without_a_socket("urllib3.util.connection")
     if folder.config.kind is not None:

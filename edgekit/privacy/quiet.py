@@ -21,6 +21,8 @@ QUIET_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # also keeps bitsandbytes and others from fetching native code
     "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # torch makes this folder when it is imported, which a locked process may not: one that is there
+    "TORCHINDUCTOR_CACHE_DIR": sys.prefix,
     "TRANSFORMERS_OFFLINE": "1",
     "USE_HUB_KERNELS": "0",
 }
