@@ -34,8 +34,8 @@ class Training:
 
     steps: int = 120
     tokens_per_step: int = 512
-    scale_rate: float = 2e-3
-    norm_rate: float = 1e-3
+    scale_rate: float = 1e-3
+    norm_rate: float = 5e-4
     seed: int = 0
 
 
