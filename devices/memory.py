@@ -48,7 +48,7 @@ DISTINCT_TOKENS_FACTOR, READ_AROUND_BYTES = 13.0, 48 << 10
 # torch, transformers, bitsandbytes and Python, on a processor. What is no code of bitsandbytes'
 # is float32 there; the file's pages stay mapped while the weights are copied out of it, and the
 # largest tensor, the embedding, is held once more before it is widened.
-TORCH_RUNTIME_BYTES = 415 * MIB
+TORCH_RUNTIME_BYTES = 395 * MIB
 TORCH_BUFFER_BYTES = 20 * MIB
 TORCH_CODES = ("int8", "nf4")
 
