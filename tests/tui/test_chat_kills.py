@@ -129,6 +129,7 @@ def chat_in_lines(
     return set(asked[:reported]), begun
 
 
+@pytest.mark.slow  # kills by the clock: other tests beside it would take its time
 def test_a_killed_screen_loses_nothing(machine: Machine, words: list[str]) -> None:
     record = Record(machine, seed=2)
     for number in range(KILLS):
