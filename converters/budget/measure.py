@@ -1,4 +1,4 @@
-"""Measuring: the divergence that a plan of types really has, in torch, on text held out.
+"""Measuring: the divergence that a plan of types really has, in torch, on given windows.
 
 The weights are quantised as the exporter would do it, so what is measured here is what the file
 will hold; only the engine's own arithmetic is not in it.

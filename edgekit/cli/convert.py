@@ -64,8 +64,8 @@ def convert(
     """Convert CHECKPOINT, a folder or a name in the store, in one pass.
 
     The plan comes first: what each tensor becomes, and every type that a tensor's shape forbids.
-    Of the same bytes, --calibrate makes more in a minute, --compensate in some minutes, and
-    --distil makes the most, in a quarter of an hour for 135M weights on two cores.
+    Of the same bytes --calibrate makes more, --compensate more still and --distil the most; each
+    takes longer than the one before.
     """
     from converters.checkpoint import Checkpoint
     from edgekit.cli.progress import Bars

@@ -1,7 +1,8 @@
 """The laboratory: what a search needs to know of a checkpoint, measured once and kept.
 
-Each result is a file of its own in the cache, named by all that decides it: an interrupted search
-loses the measurement it was at, no more.
+Text, importance, sensitivities and each divergence are kept in the cache, named by all that decides
+them: an interrupted search loses the measurement it was at, and tries the types again. Divergences
+are measured on a part of the calibration text: the certificate, on other texts, is what judges.
 """
 
 from __future__ import annotations
