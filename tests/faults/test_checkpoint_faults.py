@@ -87,7 +87,6 @@ def test_a_checkpoint_that_broke_is_named(fault: str, fresh: Any, judge: Any) ->
     assert named(judge(artifact, checkpoint).stages) == "source"
 
 
-@pytest.mark.slow
 def test_a_missing_shard_is_named(make_checkpoint: Any, judge: Any, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM

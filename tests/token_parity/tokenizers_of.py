@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from runtimes import llama_library
+
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -15,16 +17,14 @@ class LlamaCpp:
     """llama.cpp's tokenizer on the vocabulary of a GGUF file."""
 
     def __init__(self, path: Path) -> None:
-        from llama_cpp import llama_cpp
-
-        self.library = llama_cpp
-        self.quiet = llama_cpp.llama_log_callback(lambda *_: None)
-        llama_cpp.llama_log_set(self.quiet, ctypes.c_void_p(0))
-        params = llama_cpp.llama_model_default_params()
+        # Silenced once for the process: a receiver of this object's own would be freed with it,
+        # and llama.cpp would call freed memory in whatever test comes later.
+        self.library = llama_library.load()
+        params = self.library.llama_model_default_params()
         params.vocab_only = True
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        self.model = self.library.llama_model_load_from_file(str(path).encode(), params)
         assert self.model, path
-        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.vocabulary = self.library.llama_model_get_vocab(self.model)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         data = text.encode()
