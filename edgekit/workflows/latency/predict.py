@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from devices.estimate import MEMORY_UNCERTAINTY, estimate
+from devices.estimate import estimate, memory_uncertainty
 from devices.memory import pieces
 from devices.model_facts import ModelFacts
 from devices.profile import DeviceProfile
@@ -50,4 +50,4 @@ def planned_peak(
     """Return the peak memory that the plan expects on a processor with `cpu_features`."""
     facts = ModelFacts.of(artifact)
     found = pieces(facts, cpu_features, prompt_tokens + answer_tokens, prompt_tokens)
-    return Figure(sum(found.values()), MEMORY_UNCERTAINTY, PREDICTED)
+    return Figure(sum(found.values()), memory_uncertainty(facts), PREDICTED)
