@@ -59,6 +59,20 @@ class Window:
     token_ids: tuple[int, ...]
 
 
+def side_by_side(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token ids of `windows`, int64 [windows, longest], and which of them are theirs.
+
+    Shorter windows are filled up behind their end, where a causal model does not look.
+    """
+    torch = need("torch", "convert")
+    lengths = torch.tensor([len(window.token_ids) for window in windows])
+    longest = int(lengths.max())
+    ids = torch.zeros(len(windows), longest, dtype=torch.long)
+    for row, window in enumerate(windows):
+        ids[row, : len(window.token_ids)] = torch.tensor(window.token_ids)
+    return ids, torch.arange(longest)[None] < lengths[:, None]
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The checkpoint's side of a comparison.

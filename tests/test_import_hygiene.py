@@ -76,6 +76,7 @@ def test_answering_on_a_device_loads_no_torch(
     assert not loaded_by(ANSWER.format(path=str(artifact))) & TORCH
 
 
+@pytest.mark.slow
 def test_the_torch_engine_does_load_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Else the test above could not fail."""
     artifact = converted(tiny_checkpoint, tmp_path / "a", "torch", "int8")

@@ -19,7 +19,7 @@ import torch
 import torch.nn.utils.parametrize
 from numpy.typing import NDArray
 
-from converters.reference import Window
+from converters.reference import Window, side_by_side
 from converters.rounding.grids import Blocks
 from edgekit.progress import Progress
 
@@ -100,17 +100,9 @@ def _hidden_states(model: Any, windows: Sequence[Window]) -> list[torch.Tensor]:
 
 
 def _run(model: Any, windows: Sequence[Window]) -> torch.Tensor:
-    """Return the last hidden state of every token of `windows`, [tokens, hidden].
-
-    Shorter windows are filled up behind their end, where a causal model does not look.
-    """
-    lengths = torch.tensor([len(window.token_ids) for window in windows])
-    longest = int(lengths.max())
-    ids = torch.zeros(len(windows), longest, dtype=torch.long)
-    for row, window in enumerate(windows):
-        ids[row, : len(window.token_ids)] = torch.tensor(window.token_ids)
-    hidden = model.model(ids, use_cache=False).last_hidden_state
-    states: torch.Tensor = hidden[torch.arange(longest)[None] < lengths[:, None]]
+    """Return the last hidden state of every token of `windows`, [tokens, hidden]."""
+    ids, filled = side_by_side(windows)
+    states: torch.Tensor = model.model(ids, use_cache=False).last_hidden_state[filled]
     return states
 
 

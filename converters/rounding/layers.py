@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from converters.architectures import ModelShape, Role
-from converters.reference import Window
+from converters.reference import Window, side_by_side
 from converters.rounding.compensate import Rounding, damped
 from converters.rounding.grids import Blocks, joined
 from edgekit.progress import Progress
@@ -59,7 +59,7 @@ def round_layers(
         progress.task("compensating rounding errors", shape.layers, unit="layers") as advance,
     ):
         streams = list(_streams(model, windows))
-        longest = streams[0].hidden.shape[1]
+        longest = max(stream.hidden.shape[1] for stream in streams)
         positions = model.model.rotary_emb(streams[0].hidden, torch.arange(longest)[None])
         for number, layer in enumerate(model.model.layers):
             moments = _pass(layer, streams, positions)
@@ -69,15 +69,9 @@ def round_layers(
 
 
 def _streams(model: Any, windows: Sequence[Window]) -> Iterator[_Stream]:
-    """Yield the embedded windows; shorter ones are filled up behind their end, unseen."""
-    longest = max(len(window.token_ids) for window in windows)
+    """Yield the embedded windows, so many at once as fit the processor's caches well."""
     for first in range(0, len(windows), WINDOWS_AT_ONCE):
-        part = windows[first : first + WINDOWS_AT_ONCE]
-        ids = torch.zeros(len(part), longest, dtype=torch.long)
-        filled = torch.zeros(len(part), longest, dtype=torch.bool)
-        for row, window in enumerate(part):
-            ids[row, : len(window.token_ids)] = torch.tensor(window.token_ids)
-            filled[row, : len(window.token_ids)] = True
+        ids, filled = side_by_side(windows[first : first + WINDOWS_AT_ONCE])
         yield _Stream(model.model.embed_tokens(ids), filled)
 
 
@@ -87,7 +81,8 @@ def _pass(layer: Any, streams: Sequence[_Stream], positions: Any) -> dict[Role, 
     total = sum(int(stream.filled.sum()) for stream in streams)
     with _listening(layer) as inputs:
         for stream in streams:
-            output = layer(stream.hidden, position_embeddings=positions)
+            here = tuple(values[:, : stream.hidden.shape[1]] for values in positions)
+            output = layer(stream.hidden, position_embeddings=here)
             stream.hidden = output[0] if isinstance(output, tuple) else output
             for role, values in inputs.items():
                 seen = values[stream.filled]

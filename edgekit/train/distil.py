@@ -20,13 +20,13 @@ from typing import Any
 from edgekit.errors import GateError
 from edgekit.files import require_space
 from edgekit.progress import Advance, Progress
+from edgekit.tensors_file import load_tensors, save_tensors
 from edgekit.train.hardware import Hardware
 from edgekit.train.held_out import HeldOut, judge
 from edgekit.train.loss import divergence
 from edgekit.train.order import batches, blocks
 from edgekit.train.schedule import Budget, learning_rate
 from edgekit.train.taught import TaughtText
-from edgekit.train.tensors_file import load_tensors, save_tensors
 from edgekit.train.trained import Trained
 
 STATE, BEST = "state.safetensors", "best.safetensors"

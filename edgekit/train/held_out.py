@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from converters.divergence import CompactRows, Comparison, compact, compare, join
 from converters.reference import Window, targets
 from edgekit.progress import Advance
+from edgekit.tensors_file import load_tensors, save_tensors
 from edgekit.train.hardware import Hardware
-from edgekit.train.tensors_file import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from converters.reference import Window
 from edgekit.progress import Advance
+from edgekit.tensors_file import load_tensors, save_tensors
 from edgekit.train.hardware import Hardware
 from edgekit.train.loss import TOP_TOKENS, TopTokens, top_tokens
 from edgekit.train.order import blocks
-from edgekit.train.tensors_file import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch

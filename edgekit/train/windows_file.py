@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converters.reference import Window
-from edgekit.train.tensors_file import load_tensors, save_tensors
+from edgekit.tensors_file import load_tensors, save_tensors
 
 
 def save_windows(path: Path, windows: Sequence[Window]) -> None:

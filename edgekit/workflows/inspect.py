@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.checkpoint import Checkpoint
+from converters.lineage import read_stage
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.gguf_header import read_header
@@ -68,6 +69,7 @@ def _artifact(path: Path, verify: bool, progress: Progress) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = Checkpoint.open(path)
     size = sum(info.bytes for info in checkpoint.tensors.values())
+    stage = read_stage(checkpoint)
     return {
         "kind": "checkpoint",
         "path": str(path),
@@ -77,6 +79,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "dtypes": ", ".join(sorted({info.dtype for info in checkpoint.tensors.values()})),
         "licence": checkpoint.licence,
         "chat_template": checkpoint.chat_template is not None,
+        **({"stage": stage.kind, "made_from": stage.parent, "how": stage.how} if stage else {}),
         "tensors": {name: list(info.shape) for name, info in checkpoint.tensors.items()},
     }
 

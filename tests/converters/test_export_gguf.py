@@ -113,7 +113,11 @@ def made_up_importance(checkpoint: Checkpoint) -> Importance:
     return Importance(channels, 100, "made up")
 
 
-@pytest.mark.parametrize("overrides", [SHALLOW, ODD, DEEP], ids=["256", "96", "deep"])
+@pytest.mark.parametrize(
+    "overrides",
+    [SHALLOW, ODD, pytest.param(DEEP, marks=pytest.mark.slow)],
+    ids=["256", "96", "deep"],
+)
 def test_calibrated_tensors_are_those_of_llama_quantize(
     overrides: dict[str, Any], make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 import edgekit.cli
 from converters.checkpoint import Checkpoint
 from converters.lineage import read_stage
+from edgekit.progress import NoProgress
+from edgekit.workflows.inspect import inspect
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -61,6 +63,8 @@ def test_kinds_combine_in_the_order_that_is_promised(
     stage = read_stage(made)
     assert stage is not None
     assert {"path": str(out), **stage.how} == document
+    shown = inspect(out, verify=False, progress=NoProgress())
+    assert (shown["stage"], shown["made_from"], shown["how"]) == ("pruned", str(source), stage.how)
     assert made.config["num_hidden_layers"] == 2
     assert made.config["intermediate_size"] == 256
     assert made.config["num_key_value_heads"] == 1

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def run_demo(source: Path, picture: Path) -> dict[str, Any]:
     """Run the demo and return its JSON document."""
@@ -20,6 +22,7 @@ def run_demo(source: Path, picture: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_the_second_run_reuses_what_the_first_made(tiny_checkpoint: Path, tmp_path: Path) -> None:
     picture = tmp_path / "demo.png"
     first = run_demo(tiny_checkpoint, picture)

@@ -123,8 +123,12 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture(
     scope="module",
-    params=[("gguf", "q8_0"), ("onnx", "int8"), ("torch", "int8")],
-    ids=lambda p: p[0],
+    params=[
+        ("gguf", "q8_0"),
+        ("onnx", "int8"),
+        pytest.param(("torch", "int8"), marks=pytest.mark.slow),
+    ],
+    ids=["gguf", "onnx", "torch"],
 )
 def artifact(
     request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory

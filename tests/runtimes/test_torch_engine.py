@@ -312,6 +312,7 @@ def test_a_folder_that_lies_to_transformers_only_is_refused(
         TorchEngine(Artifact.open(folder), context_length=8, threads=1)
 
 
+@pytest.mark.slow
 def test_native_code_from_a_hub_is_never_taken(
     artifacts: dict[str, Artifact], tmp_path: Path
 ) -> None:
@@ -338,6 +339,7 @@ def test_native_code_from_a_hub_is_never_taken(
     assert done.stdout.strip() == "absent", done.stderr
 
 
+@pytest.mark.slow
 def test_a_conversation_through_the_worker_is_the_one_in_this_process(
     artifacts: dict[str, Artifact],
 ) -> None:

@@ -132,7 +132,7 @@ def test_it_comes_closer_and_is_an_ordinary_checkpoint(
     assert after == pytest.approx(float(torch.cat(parts).mean()), rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_one_that_was_not(
     patient: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
@@ -164,6 +164,7 @@ def test_a_state_is_really_used(
     treat(patient, tmp_path / "out", left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["state.safetensors", "best.safetensors", "before.json"])
 def test_a_damaged_file_of_the_cache_costs_time_or_says_so(
     patient: Any, tmp_path: Path, cache: Path, what: str
@@ -203,6 +204,7 @@ def test_only_the_norms(patient: Any, tmp_path: Path) -> None:
         assert same is not name.endswith("norm.weight"), name
 
 
+@pytest.mark.slow
 def test_a_shorter_float_type_stays(make_patient: Callable[..., Any], tmp_path: Path) -> None:
     import torch
 
@@ -241,6 +243,7 @@ def test_what_fell_apart_late_keeps_its_best(
     assert healed.after.held_out["all"].kld < healed.before.held_out["all"].kld
 
 
+@pytest.mark.slow
 def test_a_clock_ends_it_with_the_rate_decayed(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,12 +257,14 @@ def test_a_clock_ends_it_with_the_rate_decayed(
     assert rates[-1] < 0.1 * max(rates)
 
 
+@pytest.mark.slow
 def test_lessons_are_kept_for_the_next_run(patient: Any, tmp_path: Path) -> None:
     treat(patient, tmp_path / "one")
     watcher = Interrupts("asking", 0)  # raises if the original is asked again
     treat(patient, tmp_path / "two", watcher, method="lora")
 
 
+@pytest.mark.slow
 def test_a_pruned_vocabulary_is_healed_in_its_own_tokens(patient: Any, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 40)

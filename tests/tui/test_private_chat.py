@@ -236,6 +236,7 @@ MOMENTS: dict[str, Callable[[Terminal], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_screen_is_killed_at_other_moments(machine: Machine, words: list[str]) -> None:
     """Kill after kill on one store; each program finds what the one before left."""
     machine.environment["ECHO_DELAY_S"] = "0.2"

@@ -171,7 +171,9 @@ def test_a_signal_ends_it_on_a_terminal_that_takes_nothing(terminals, mode: str)
 
 
 # In the low mode the frame that was under way and one more; in the full mode, what waited.
-@pytest.mark.parametrize(("mode", "most"), [("low", 4_500), ("full", 100_000)])
+@pytest.mark.parametrize(
+    ("mode", "most"), [("low", 4_500), pytest.param("full", 100_000, marks=pytest.mark.slow)]
+)
 def test_a_terminal_that_stood_still_gets_the_newest(terminals, mode: str, most: int) -> None:
     terminal = terminals(mode, 1200, 0.0025)
     terminal.ask()

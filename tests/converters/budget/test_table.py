@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,12 @@ def importance_of(checkpoint: Checkpoint) -> Importance:
 
 
 def table_of(checkpoint: Checkpoint, format_name: Format) -> Table:
+    return _table_of(checkpoint.path, format_name)
+
+
+@cache  # what it holds is only read
+def _table_of(folder: Path, format_name: Format) -> Table:
+    checkpoint = Checkpoint.open(folder)
     shape = describe(checkpoint)
     found = measure_sensitivity(load_model(checkpoint), shape, windows(0, 40), NoProgress())
     importance = importance_of(checkpoint)

@@ -24,7 +24,9 @@ pytestmark = linux_only
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
 
 
-@pytest.fixture(scope="module", params=["gguf", "onnx", "torch"])
+@pytest.fixture(
+    scope="module", params=["gguf", "onnx", pytest.param("torch", marks=pytest.mark.slow)]
+)
 def artifact(request: pytest.FixtureRequest, artifacts_of_each_engine: Path) -> Artifact:
     return Artifact.open(artifacts_of_each_engine / "artifacts" / request.param)
 

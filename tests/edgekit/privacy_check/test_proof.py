@@ -48,6 +48,7 @@ def test_the_control_gets_out(loopback: None, control: Examined) -> None:
     assert control.status["Seccomp"] == 0 or control.status["Seccomp_filters"] >= 1
 
 
+@pytest.mark.slow
 def test_the_lock_holds_in_the_chat_and_in_every_engine(
     artifacts_of_each_engine: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

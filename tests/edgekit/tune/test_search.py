@@ -46,7 +46,14 @@ def types_of(checkpoint: Checkpoint, recipe: Recipe, laboratory: Laboratory) -> 
     return {t.source: t.type for t in planned.tensors if t.source and len(t.shape) == 2}
 
 
-@pytest.mark.parametrize("max_bytes", [760_000, 900_000, 1_200_000])
+@pytest.mark.parametrize(
+    "max_bytes",
+    [
+        pytest.param(760_000, marks=pytest.mark.slow),
+        900_000,
+        pytest.param(1_200_000, marks=pytest.mark.slow),
+    ],
+)
 def test_never_worse_than_any_preset_of_that_size(
     checkpoint: Checkpoint, laboratory: Laboratory, max_bytes: int, tmp_path: Path
 ) -> None:
@@ -103,6 +110,7 @@ def test_onnx_holds_the_size_of_the_whole_artifact(
     assert shape.tied_embeddings
 
 
+@pytest.mark.slow
 def test_a_device_bounds_speed_and_memory(checkpoint: Checkpoint, laboratory: Laboratory) -> None:
     profile = load_profile("raspberry-pi-5-8gb")
     free = tune(checkpoint, Budget(profile=profile), laboratory).chosen

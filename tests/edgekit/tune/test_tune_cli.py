@@ -55,6 +55,7 @@ def test_a_budget_becomes_a_recipe_a_picture_and_an_artifact(
     assert Artifact.open(out).manifest.source.recipe["per_tensor"] == found["per_tensor"]
 
 
+@pytest.mark.slow
 def test_people_see_a_table_and_the_next_step(
     tiny_checkpoint: Path, text: Path, tmp_path: Path
 ) -> None:
