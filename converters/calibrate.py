@@ -123,6 +123,23 @@ def calibration_windows(
     return _windows(checkpoint, cache, progress)
 
 
+def lesson_windows(
+    checkpoint: Checkpoint, text: Path | None, cache_folder: Path, tokens: int, progress: Progress
+) -> list[Window]:
+    """Return the calibration text, and as much more of the checkpoint's own as makes `tokens`.
+
+    Scales that are trained on the same words again and again fit these words. A file is what it
+    is: all of it. Raises InputError.
+    """
+    lessons = calibration_windows(checkpoint, text, cache_folder, progress)
+    part = 0
+    while text is None and sum(len(lesson.token_ids) for lesson in lessons) < tokens:
+        part += 1
+        cache = _Cache(cache_folder, checkpoint.digest(), None, None, part)
+        lessons = lessons + _windows(checkpoint, cache, progress)
+    return lessons
+
+
 @dataclass(frozen=True, slots=True)
 class _Cache:
     """Where what belongs to one checkpoint and one text is kept."""
@@ -131,6 +148,7 @@ class _Cache:
     checkpoint_digest: str
     text: Path | None
     tokens: int | None
+    part: int = 0  # of the checkpoint's own text, which has no end
 
     def matrix(self, engine: Engine) -> Path:
         return self.folder / f"{self._key(engine)}.gguf"
@@ -145,7 +163,8 @@ class _Cache:
         except OSError as error:
             message = f"the calibration text {self.text} cannot be read: {error}"
             raise InputError(message) from error
-        whole = (CACHE_VERSION, what, self.text is None, self.tokens, digest)
+        part = (self.part,) if self.part else ()
+        whole = (CACHE_VERSION, what, self.text is None, self.tokens, digest, *part)
         return hashlib.sha256(f"{whole} {self.checkpoint_digest}".encode()).hexdigest()[:32]
 
 
@@ -154,7 +173,7 @@ def _windows(checkpoint: Checkpoint, cache: _Cache, progress: Progress) -> list[
         return _spread(file_text(checkpoint, cache.text), cache.tokens)
     windows = _kept_windows(cache, describe(checkpoint))
     if not windows:
-        windows = own_text(checkpoint, progress, tokens=cache.tokens or OWN_TOKENS)
+        windows = own_text(checkpoint, progress, tokens=cache.tokens or OWN_TOKENS, seed=cache.part)
         document = [[window.kind, window.token_ids] for window in windows]
         write_atomically(cache.windows(), json.dumps(document).encode())
     return windows

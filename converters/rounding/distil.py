@@ -10,8 +10,11 @@ codes and writes no file.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +24,13 @@ from numpy.typing import NDArray
 
 from converters.reference import Window, side_by_side
 from converters.rounding.grids import Blocks
+from edgekit.adam import adam_memory, restore_adam
 from edgekit.progress import Progress
+from edgekit.tensors_file import load_tensors, save_tensors
 
 WARM_UP_STEPS = 10
 GRADIENT_NORM = 1.0
+SAVE_S = 60.0
 AVERAGING = (0.9, 0.95)  # Adam's, for runs of a hundred steps
 
 
@@ -57,35 +63,33 @@ def distil(
     windows: Sequence[Window],
     training: Training,
     progress: Progress,
+    state_file: Path | None = None,
 ) -> Distilled:
     """Train the scales of `blocks` and the norms of `model`, a transformers model in float32.
 
     `blocks` maps names of weights, such as `model.layers.3.mlp.up_proj.weight`, to their codes;
     those of the embedding and the head are computed with as they are. The model's own weights are
-    the original; it is changed on the way and given up afterwards.
+    the original; it is changed on the way and given up afterwards. In `state_file` an interrupted
+    run is kept, and goes on from there to the same result. Raises GateError for a full disk.
     """
     model.requires_grad_(False)
     answers = _hidden_states(model, windows)
     head = model.lm_head.weight.clone()
     linears = _quantise(model, blocks)
     gains = _gains(model)
-    optimiser = _optimiser(linears, gains, training)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    losses: list[float] = []
-    batches = _batches(windows, training)
-    with progress.task("distilling the scales", training.steps, unit="steps") as advance:
-        for step in range(training.steps):
-            _set_rate(optimiser, step, training.steps)
-            batch = next(batches)
+    run = _Descent(linears, gains, training)
+    losses = run.resume(state_file)
+    steps = range(len(losses), training.steps)
+    batches = islice(_batches(windows, training), steps.start, steps.stop)
+    with progress.task("distilling the scales", len(steps), unit="steps") as advance:
+        for step, batch in zip(steps, batches, strict=True):
             with torch.no_grad():
                 wanted = (torch.cat([answers[i] for i in batch]) @ head.T).softmax(-1)
-            hidden = _run(model, [windows[i] for i in batch])
+            hidden = _last_states(model, [windows[i] for i in batch])
             loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), wanted)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
-            optimiser.step()
+            run.step(loss, _rate_share(step, training.steps))
             losses.append(float(loss.detach()) - _entropy(wanted))
+            run.save(state_file, losses)
             advance(1)
     tuned = {name: linear.blocks() for name, linear in linears.items()}
     trained = {n: model.get_submodule(n.removesuffix(".weight")).weight for n in gains}
@@ -96,10 +100,10 @@ def _hidden_states(model: Any, windows: Sequence[Window]) -> list[torch.Tensor]:
     """Return what the original feeds its head, [tokens, hidden] for each window: far less to keep
     than logits."""
     with torch.no_grad():
-        return [_run(model, [window]) for window in windows]
+        return [_last_states(model, [window]) for window in windows]
 
 
-def _run(model: Any, windows: Sequence[Window]) -> torch.Tensor:
+def _last_states(model: Any, windows: Sequence[Window]) -> torch.Tensor:
     """Return the last hidden state of every token of `windows`, [tokens, hidden]."""
     ids, filled = side_by_side(windows)
     states: torch.Tensor = model.model(ids, use_cache=False).last_hidden_state[filled]
@@ -144,27 +148,61 @@ class RelativeGain(torch.nn.Module):  # type: ignore[misc]
         return gains * (1 + self.change)
 
 
-def _optimiser(
-    linears: Mapping[str, QuantisedLinear], gains: Mapping[str, RelativeGain], training: Training
-) -> torch.optim.Optimizer:
-    scales = [p for linear in linears.values() for p in linear.parameters()]
-    groups = [
-        {"params": scales, "lr": training.scale_rate, "rate": training.scale_rate},
-        {
-            "params": [gain.change for gain in gains.values()],
-            "lr": training.norm_rate,
-            "rate": training.norm_rate,
-        },
-    ]
-    return torch.optim.Adam(groups, betas=AVERAGING)
+class _Descent:
+    """What is trained, with its optimiser, and its state on disk."""
+
+    def __init__(
+        self,
+        linears: Mapping[str, QuantisedLinear],
+        gains: Mapping[str, RelativeGain],
+        training: Training,
+    ) -> None:
+        scales = {
+            f"{name}.{part}": parameter
+            for name, linear in linears.items()
+            for part, parameter in linear.named_parameters()
+        }
+        norms = {name: gain.change for name, gain in gains.items()}
+        self._parameters = scales | norms
+        self._rates = (training.scale_rate, training.norm_rate)
+        groups = [{"params": list(part.values())} for part in (scales, norms)]
+        self._optimiser = torch.optim.Adam(groups, betas=AVERAGING)
+        self._saved = time.monotonic()
+
+    def step(self, loss: torch.Tensor, rate_share: float) -> None:
+        """Go one step down `loss`, at a share of the full rates."""
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * rate_share
+        self._optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), GRADIENT_NORM)
+        self._optimiser.step()
+
+    def resume(self, file: Path | None) -> list[float]:
+        """Go on from the state in `file`, if there is a sound one; return the losses so far."""
+        found = None if file is None else load_tensors(file)
+        if found is None:
+            return []
+        tensors, losses = found
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(tensors[f"value.{name}"])
+        restore_adam(self._optimiser, self._parameters, tensors)
+        return list(losses)
+
+    def save(self, file: Path | None, losses: Sequence[float]) -> None:
+        """Write the state to `file`, at most every SAVE_S seconds. Raises GateError."""
+        if file is None or time.monotonic() - self._saved < SAVE_S:
+            return
+        values = {f"value.{name}": value for name, value in self._parameters.items()}
+        save_tensors(file, values | adam_memory(self._optimiser, self._parameters), list(losses))
+        self._saved = time.monotonic()
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-    """Warm up, then follow half a cosine down to zero."""
+def _rate_share(step: int, steps: int) -> float:
+    """Return the share of the full rate: it warms up, then follows half a cosine down to zero."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    share = warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-    for group in optimiser.param_groups:
-        group["lr"] = group["rate"] * share
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _entropy(chances: torch.Tensor) -> float:

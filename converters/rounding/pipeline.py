@@ -38,19 +38,23 @@ FACT_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be rounded, and how; with 0 `steps` of training the scales are not distilled."""
+    """What is to be rounded, and how; with 0 `steps` of training the scales are not distilled.
+
+    `windows` decide the codes, `lessons` the scales.
+    """
 
     checkpoint: Checkpoint
     plan: Plan
     importance: Importance
     windows: Sequence[Window]
     steps: int = 0
+    lessons: Sequence[Window] = ()
 
 
 def round_checkpoint(work: Work, cache_folder: Path, progress: Progress) -> Rounded:
     """Return the matrices of the plan, rounded together; from `cache_folder` where known.
 
-    Compensated codes are kept there too, so that an interrupted distillation begins with them.
+    Compensated codes are kept there too, and how far a distillation has come.
     Needs torch and transformers otherwise. Raises InputError for a checkpoint that cannot be
     loaded or that holds weights no type can hold.
     """
@@ -58,8 +62,12 @@ def round_checkpoint(work: Work, cache_folder: Path, progress: Progress) -> Roun
     compensated = _kept(cache_folder / f"{key}.npz", lambda: _compensate(work, progress))
     if not work.steps:
         return compensated
-    name = f"{key}-{work.steps}-steps.npz"
-    return _kept(cache_folder / name, lambda: _distil(work, compensated, progress))
+    lessons = _digest([CACHE_VERSION, [lesson.token_ids for lesson in work.lessons]])[:32]
+    file = cache_folder / f"{key}-{lessons}-{work.steps}-steps.npz"
+    state = file.with_suffix(".state")
+    distilled = _kept(file, lambda: _distil(work, compensated, state, progress))
+    state.unlink(missing_ok=True)
+    return distilled
 
 
 def _kept(file: Path, make: Callable[[], Rounded]) -> Rounded:
@@ -80,15 +88,16 @@ def _compensate(work: Work, progress: Progress) -> Rounded:
     return Rounded(starts | layers, facts=facts)
 
 
-def _distil(work: Work, rounded: Rounded, progress: Progress) -> Rounded:
+def _distil(work: Work, rounded: Rounded, state: Path, progress: Progress) -> Rounded:
     model = load_model(work.checkpoint)
     training = Training(steps=work.steps)
-    result = distil(model, rounded.blocks, work.windows, training, progress)
+    result = distil(model, rounded.blocks, work.lessons, training, progress, state)
     facts = {
         **rounded.facts,
         "method": "distilled",
         "steps": training.steps,
         "tokens_per_step": training.tokens_per_step,
+        "lessons": sum(len(lesson.token_ids) for lesson in work.lessons),
         "kld_first_steps": float(np.mean(result.losses[:FACT_STEPS])),
         "kld_last_steps": float(np.mean(result.losses[-FACT_STEPS:])),
     }

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from edgekit.adam import adam_memory, restore_adam
 from edgekit.errors import GateError
 from edgekit.files import require_space
 from edgekit.progress import Advance, Progress
@@ -137,21 +138,11 @@ class _Trainer:
         tensors, document = found
         self.run = Run(**document)
         self._trained.restore({n: tensors[f"weight.{n}"] for n in self._trained.parameters})
-        for name, parameter in self._trained.parameters.items():
-            if f"mean.{name}" in tensors:
-                self._optimizer.state[parameter] = {
-                    "step": tensors[f"step.{name}"],
-                    "exp_avg": tensors[f"mean.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"square.{name}"].to(parameter.device),
-                }
+        restore_adam(self._optimizer, self._trained.parameters, tensors)
 
     def _save(self) -> None:
         tensors = {f"weight.{name}": value for name, value in self._trained.values().items()}
-        for name, parameter in self._trained.parameters.items():
-            if kept := self._optimizer.state.get(parameter):
-                tensors[f"step.{name}"] = kept["step"]
-                tensors[f"mean.{name}"] = kept["exp_avg"]
-                tensors[f"square.{name}"] = kept["exp_avg_sq"]
+        tensors |= adam_memory(self._optimizer, self._trained.parameters)
         run = self.run
         save_tensors(
             self._folder / STATE,

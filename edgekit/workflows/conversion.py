@@ -7,7 +7,7 @@ store's cache and calls them in order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -102,12 +102,18 @@ def _importance(request: Request, progress: Progress) -> Importance | None:
 def _rounded(request: Request, importance: Importance | None, progress: Progress) -> Rounded | None:
     if importance is None or request.care in ("plain", "calibrated"):
         return None
-    from converters.calibrate import calibration_windows
+    from converters.calibrate import calibration_windows, lesson_windows
+    from converters.rounding.distil import Training
     from converters.rounding.pipeline import DEFAULT_STEPS, Work, round_checkpoint
 
     folder = cache() / "importance"
-    windows = calibration_windows(request.checkpoint, request.text, folder, progress)
+    text = (request.checkpoint, request.text, folder)
+    windows = tuple(calibration_windows(*text, progress))
     planned = plan(request.checkpoint, request.recipe, importance)
-    steps = (request.steps or DEFAULT_STEPS) if request.care == "distilled" else 0
-    work = Work(request.checkpoint, planned, importance, tuple(windows), steps)
+    work = Work(request.checkpoint, planned, importance, windows)
+    if request.care == "distilled":
+        training = Training(request.steps or DEFAULT_STEPS)
+        tokens = training.steps * training.tokens_per_step
+        lessons = tuple(lesson_windows(*text, tokens, progress))
+        work = replace(work, steps=training.steps, lessons=lessons)
     return round_checkpoint(work, cache() / "rounding", progress)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters import calibrate as calibrate_module
 from converters import calibration
 from converters.architectures import describe
-from converters.calibrate import OWN_TEXT, calibrate, calibration_windows
+from converters.calibrate import OWN_TEXT, calibrate, calibration_windows, lesson_windows
 from converters.calibration import file_text, own_text
 from converters.calibration_openings import read_openings
 from converters.checkpoint import Checkpoint
@@ -137,6 +138,22 @@ def test_what_the_model_wrote_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> 
     for damage in ("[[", "[]", '[["chat", [1.5]]]', '[["chat", 3]]', "3", '[["chat", [999999]]]'):
         file.write_text(damage)
         assert calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400) == windows
+
+
+def test_lessons_go_on_where_the_calibration_text_ends(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate_module, "OWN_TOKENS", 400)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    cache = tmp_path / "cache"
+    lessons = lesson_windows(checkpoint, None, cache, 900, NoProgress())
+    assert lessons[:2] == calibration_windows(checkpoint, None, cache, NoProgress())
+    assert len({lesson.token_ids for lesson in lessons}) == len(lessons) == 6
+    assert len(list(cache.iterdir())) == 3
+    assert lesson_windows(checkpoint, None, cache, 300, NoProgress()) == lessons[:2]
+    text = tmp_path / "text.txt"
+    text.write_text("A kettle boils. " * 9)
+    assert len(lesson_windows(checkpoint, text, cache, 900, NoProgress())) == 1
 
 
 def test_a_file_becomes_windows(tiny_checkpoint: Path, tmp_path: Path) -> None:

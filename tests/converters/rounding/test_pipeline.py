@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from converters.importance import Importance, collect
 from converters.onnx_quantize import dequantise_rows
 from converters.recipe import Recipe
 from converters.reference import Window, load_model
+from converters.rounding import distil
 from converters.rounding.pipeline import Work, round_checkpoint
 from converters.rounding.rounded import Rounded, load_rounded
 from edgekit.artifact import Artifact
-from edgekit.progress import NoProgress
+from edgekit.progress import Advance, NoProgress
 from runtimes.load import load
 
 SCHEMES = [
@@ -49,7 +51,8 @@ def importance_of(checkpoint: Checkpoint) -> Importance:
 def work_for(checkpoint: Checkpoint, recipe: Recipe, steps: int = 0) -> Work:
     importance = importance_of(checkpoint)
     planned = plan(checkpoint, recipe, importance)
-    return Work(checkpoint, planned, importance, windows(0, TEXT_WINDOWS), steps)
+    text = windows(0, TEXT_WINDOWS)
+    return Work(checkpoint, planned, importance, text, steps, lessons=text)
 
 
 def divergence(artifact: Artifact, checkpoint: Checkpoint) -> float:
@@ -158,6 +161,41 @@ def test_what_was_made_is_kept_and_comes_back(tiny_checkpoint: Path, tmp_path: P
         np.testing.assert_array_equal(again.blocks[name].weights(), blocks.weights())
     other = round_checkpoint(replace(work, steps=3), tmp_path, NoProgress())
     assert other.facts["steps"] == 3
+
+
+class Interrupts(NoProgress):
+    """Interrupts the distillation behind its second step."""
+
+    @contextmanager
+    def task(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:
+        done: list[int] = []
+
+        def advance(count: int) -> None:
+            done.append(count)
+            if label.startswith("distilling") and len(done) == 2:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_an_interrupted_distillation_ends_as_one_that_was_not(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distil, "SAVE_S", 0.0)
+    work = work_for(Checkpoint.open(tiny_checkpoint), Recipe.of("gguf", "q4_1"), 5)
+    straight = round_checkpoint(work, tmp_path / "straight", NoProgress())
+    for _ in range(2):  # behind two steps, behind four
+        with pytest.raises(KeyboardInterrupt):
+            round_checkpoint(work, tmp_path / "resumed", Interrupts())
+        assert len(list((tmp_path / "resumed").glob("*.state"))) == 1
+    resumed = round_checkpoint(work, tmp_path / "resumed", NoProgress())
+    assert not list((tmp_path / "resumed").glob("*.state"))
+    assert resumed.facts == straight.facts
+    for name, blocks in straight.blocks.items():
+        np.testing.assert_array_equal(resumed.blocks[name].scales, blocks.scales)
+        np.testing.assert_array_equal(resumed.blocks[name].offsets, blocks.offsets)
+    for name, gains in straight.gains.items():
+        np.testing.assert_array_equal(resumed.gains[name], gains)
 
 
 def test_a_damaged_file_is_no_rounding(tmp_path: Path) -> None:
