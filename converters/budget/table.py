@@ -83,24 +83,23 @@ class Table:
         return next(s.name for s in schemes if s.tensor_type == most)
 
 
-def tabulate(
+def measure_losses(
     checkpoint: Checkpoint,
     shape: ModelShape,
     format_name: Format,
     importance: Importance,
     sensitivities: Mapping[str, Sensitivity],
-    seconds_per_weight: Mapping[str, float],
     progress: Progress,
-) -> Table:
-    """Return the table of `checkpoint` for a format.
+) -> NDArray[np.float64]:
+    """Return what each type of a format loses in each matrix, in nats, [matrices, types].
 
-    `seconds_per_weight` says how long a weight of each type takes for one token, 0 where it is
-    missing. Raises InputError for a format without a choice, and for weights that are not numbers.
+    Infinite where the shape forbids the type. Raises InputError for a format without a choice, and
+    for weights that are not numbers.
     """
     if format_name not in TYPES:
         raise InputError(f"there are no types to choose from in {format_name}")
     types = TYPES[format_name]
-    specs = tuple(spec for spec in shape.tensors() if is_quantisable(spec))
+    specs = _choosable(shape)
 
     def row(spec: TensorSpec) -> list[float]:
         counts = importance.of(spec) if is_weighed(spec, shape) else None
@@ -114,13 +113,32 @@ def tabulate(
         for found in pool.map(row, specs):
             losses.append(found)
             advance(1)
+    return np.array(losses)
+
+
+def tabulate(
+    shape: ModelShape,
+    format_name: Format,
+    losses: NDArray[np.float64],
+    seconds_per_weight: Mapping[str, float],
+) -> Table:
+    """Return the table of a model for a format; `losses` as `measure_losses` returns them.
+
+    `seconds_per_weight` says how long a weight of each type takes for one token, 0 where it is
+    missing.
+    """
+    types, specs = TYPES[format_name], _choosable(shape)
     sizes = [[matrix_bytes(kind, spec.shape) for kind in types] for spec in specs]
     counts = np.array([prod(spec.shape) for spec in specs], dtype=np.float64)
     seconds = counts[:, None] * np.array([seconds_per_weight.get(kind, 0.0) for kind in types])
     # An embedding that is only looked up costs no time: one row of it is read.
     seconds *= np.array([[is_weighed(spec, shape)] for spec in specs])
-    options = Options(np.array(losses), np.array(sizes, dtype=np.float64), seconds)
+    options = Options(losses, np.array(sizes, dtype=np.float64), seconds)
     return Table(format_name, specs, types, options)
+
+
+def _choosable(shape: ModelShape) -> tuple[TensorSpec, ...]:
+    return tuple(spec for spec in shape.tensors() if is_quantisable(spec))
 
 
 def matrix_bytes(type_name: str, shape: tuple[int, ...]) -> int:

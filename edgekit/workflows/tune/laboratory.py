@@ -1,8 +1,8 @@
 """The laboratory: what a search needs to know of a checkpoint, measured once and kept.
 
 Text, importance, sensitivities and each divergence are kept in the cache, named by all that decides
-them: an interrupted search loses the measurement it was at, and tries the types again. Divergences
-are measured on a part of the calibration text: the certificate, on other texts, is what judges.
+them: an interrupted search loses the measurement it was at. Divergences are measured on a part of
+the calibration text: the certificate, on other texts, is what judges.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.architectures import describe
 from converters.budget.measure import Measurer
 from converters.budget.sensitivity import Sensitivity, measure_sensitivity
-from converters.budget.table import Table, tabulate
+from converters.budget.table import TYPES, Table, measure_losses, tabulate
 from converters.calibrate import calibrate, calibration_windows
 from converters.checkpoint import Checkpoint
 from converters.reference import Window, load_model
@@ -52,15 +53,23 @@ class Laboratory:
 
     def table(self, format_name: Format, seconds_per_weight: Mapping[str, float]) -> Table:
         """Return the table of choices for a format."""
-        return tabulate(
-            self._checkpoint,
-            self._shape,
-            format_name,
-            self.importance,
-            self._sensitivities,
-            seconds_per_weight,
-            self._progress,
-        )
+        losses = self._losses(format_name)
+        return tabulate(self._shape, format_name, losses, seconds_per_weight)
+
+    def _losses(self, format_name: Format) -> NDArray[np.float64]:
+        file = self._file("losses", [format_name, TYPES[format_name]])
+        losses: NDArray[np.float64] | None = _load_arrays(file).get("losses")
+        if losses is None:
+            losses = measure_losses(
+                self._checkpoint,
+                self._shape,
+                format_name,
+                self.importance,
+                self._sensitivities,
+                self._progress,
+            )
+            _save_arrays(file, {"losses": losses})
+        return losses
 
     def divergence(self, types: Mapping[str, str]) -> float:
         """Return the measured divergence, in nats, with the matrices in `types`; see Measurer."""
@@ -86,7 +95,7 @@ class Laboratory:
     def _sensitivities(self) -> dict[str, Sensitivity]:
         file = self._file("sensitivity", SENSITIVITY_WINDOWS)
         found = _load_sensitivities(file)
-        if found is None:
+        if not found:
             windows = _spread(self._windows, SENSITIVITY_WINDOWS)
             model = load_model(self._checkpoint)
             found = measure_sensitivity(model, self._shape, windows, self._progress)
@@ -123,18 +132,27 @@ def _save_sensitivities(file: Path, found: Mapping[str, Sensitivity]) -> None:
         for field in fields(Sensitivity)
         if (value := getattr(one, field.name)) is not None
     }
+    _save_arrays(file, arrays)
+
+
+def _save_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_atomically(file, buffer.getvalue())
 
 
-def _load_sensitivities(file: Path) -> dict[str, Sensitivity] | None:
+def _load_arrays(file: Path) -> dict[str, Any]:
+    """Return what `_save_arrays` wrote; nothing if it is absent or damaged: it is only a cache."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            names = [key.removeprefix("rows ") for key in arrays if key.startswith("rows ")]
-            values = {key: arrays[key] for key in arrays}
+            return {key: arrays[key] for key in arrays}
     except Exception:
-        return None
+        return {}
+
+
+def _load_sensitivities(file: Path) -> dict[str, Sensitivity]:
+    values = _load_arrays(file)
+    names = [key.removeprefix("rows ") for key in values if key.startswith("rows ")]
     return {
         name: Sensitivity(
             values[f"columns {name}"], values[f"rows {name}"], values.get(f"looked_up {name}")

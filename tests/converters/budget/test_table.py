@@ -14,7 +14,7 @@ from converters.architectures import describe
 from converters.budget.allocate import allocate
 from converters.budget.measure import Measurer
 from converters.budget.sensitivity import measure_sensitivity
-from converters.budget.table import TYPES, Table, tabulate
+from converters.budget.table import TYPES, Table, measure_losses, tabulate
 from converters.checkpoint import Checkpoint
 from converters.convert import convert, plan
 from converters.importance import Importance, collect
@@ -45,7 +45,8 @@ def _table_of(folder: Path, format_name: Format) -> Table:
     shape = describe(checkpoint)
     found = measure_sensitivity(load_model(checkpoint), shape, windows(0, 40), NoProgress())
     importance = importance_of(checkpoint)
-    return tabulate(checkpoint, shape, format_name, importance, found, {}, NoProgress())
+    losses = measure_losses(checkpoint, shape, format_name, importance, found, NoProgress())
+    return tabulate(shape, format_name, losses, {})
 
 
 @pytest.mark.parametrize("format_name", ["gguf", "onnx"])

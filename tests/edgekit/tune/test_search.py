@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,14 @@ def test_an_interrupted_search_goes_on(
             raise KeyboardInterrupt
         return measured(self, *arguments)  # type: ignore[arg-type]
 
+    tabled = laboratory_module.measure_losses
+    tables: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        tables.append(1)
+        return tabled(*arguments)
+
+    monkeypatch.setattr(laboratory_module, "measure_losses", counted)
     monkeypatch.setattr(laboratory_module.Measurer, "divergence", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(checkpoint, budget, Laboratory(checkpoint, folder / "text.txt", cache, NoProgress()))
@@ -169,6 +178,7 @@ def test_an_interrupted_search_goes_on(
         checkpoint, budget, Laboratory(checkpoint, folder / "text.txt", cache, NoProgress())
     )
     assert len(calls) == 1 + len(first.points)
+    assert len(tables) == 1
     assert again == first
 
 
