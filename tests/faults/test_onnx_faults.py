@@ -181,6 +181,14 @@ WEIGHTS: dict[str, tuple[str, Break]] = {
     ),
     "scales off by one block": ("int8", lambda a: edit_data(a, f"{GATE}.scales", rolled(1))),
     "scales off by one row": ("int4", lambda a: edit_data(a, f"{GATE}.scales", rolled(0))),
+    "zero points off by one block": (
+        "int4_asymmetric",
+        lambda a: edit_data(a, f"{GATE}.zero_points", rolled(1)),
+    ),
+    "zero points of two neighbours swapped": (
+        "int4_asymmetric",
+        lambda a: edit_data(a, f"{GATE}.zero_points", lambda d: (d >> 4) | (d << 4)),
+    ),
     "one scale that is not a number": (
         "int4",
         lambda a: edit_data(a, f"{QUERY}.scales", one_not_a_number),
