@@ -20,6 +20,8 @@ from edgekit.progress import NoProgress
 
 from .breaking import edit_data, edit_graph, edit_json, named, reseal, set_attribute, values_of
 
+pytestmark = pytest.mark.slow  # the GGUF file's faults take the same way
+
 Break = Callable[[Artifact], Artifact]
 OTHER_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 QUERY, GATE = "model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"

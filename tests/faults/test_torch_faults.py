@@ -12,6 +12,8 @@ from edgekit.artifact import Artifact
 
 from .breaking import edit_json, named, reseal
 
+pytestmark = pytest.mark.slow  # the GGUF file's faults take the same way
+
 Break = Callable[[Artifact], Artifact]
 
 

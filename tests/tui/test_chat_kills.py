@@ -176,7 +176,8 @@ def is_finished(terminal: Terminal, question: str) -> bool:
     return terminal.is_ready and terminal.conversation.count(question) >= 2
 
 
-@pytest.mark.parametrize("mode", ["low", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["low", "full"])
 def test_the_screen_goes_on_where_it_was_killed(
     machine: Machine, words: list[str], mode: str
 ) -> None:

@@ -112,7 +112,9 @@ def test_the_line_mode_quits(machine: Machine, words: list[str]) -> None:
     assert answers(machine)[f"{ANSWERED} please"] == (f"{ANSWERED} please", "stop")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_the_line_mode_is_killed(machine: Machine, words: list[str], number: int) -> None:
     machine.environment["ECHO_DELAY_S"] = "0.05"
     long_question = " ".join([QUESTION] * 70)
@@ -200,7 +202,9 @@ def test_the_screen_quits(machine: Machine, words: list[str]) -> None:
         assert [(p.name, p.text) for p in store.personas()] == [(PERSONA, PERSONA_TEXT)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_the_screen_is_killed_with_a_draft(machine: Machine, words: list[str], number: int) -> None:
     with Terminal(machine, *words) as terminal:
         type_everything(terminal, machine)

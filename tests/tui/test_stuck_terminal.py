@@ -157,7 +157,7 @@ def test_it_saves_and_ends(terminals, how: str, mode: str) -> None:
     assert left_open
 
 
-@pytest.mark.parametrize("mode", ["full", "low"])
+@pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "low"])
 def test_a_signal_ends_it_on_a_terminal_that_takes_nothing(terminals, mode: str) -> None:
     terminal = terminals(mode, 4000, 0.005)
     terminal.ask()

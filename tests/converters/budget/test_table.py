@@ -50,7 +50,7 @@ def _table_of(folder: Path, format_name: Format) -> Table:
 
 
 @pytest.mark.parametrize("format_name", ["gguf", "onnx"])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_bytes_are_those_of_the_plan(
     format_name: Format, tied: bool, make_checkpoint: Callable[..., Path]
 ) -> None:

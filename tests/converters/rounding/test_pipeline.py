@@ -30,7 +30,7 @@ from runtimes.load import load
 
 SCHEMES = [
     ("gguf", "iq4_nl"),
-    ("onnx", "int4"),
+    pytest.param("onnx", "int4", marks=pytest.mark.slow),
     pytest.param("gguf", "q4_0", marks=pytest.mark.slow),
     pytest.param("gguf", "q4_k_m", marks=pytest.mark.slow),
     pytest.param("onnx", "int4_asymmetric", marks=pytest.mark.slow),
@@ -96,7 +96,7 @@ def test_the_engine_answers_closer_to_the_original(
     assert artifact.manifest.source.recipe["rounding"]["method"] == "distilled"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_the_gguf_holds_what_was_chosen(
     architecture: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -125,7 +125,9 @@ def test_the_gguf_holds_what_was_chosen(
     assert len(rounded.gains) == (9 if architecture == "qwen3" else 5)
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int4_asymmetric"])
+@pytest.mark.parametrize(
+    "scheme", [pytest.param("int4", marks=pytest.mark.slow), "int4_asymmetric"]
+)
 def test_the_onnx_holds_what_was_chosen(scheme: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     recipe = Recipe.of("onnx", scheme)
