@@ -190,6 +190,7 @@ def test_a_command_is_quiet(machine: Machine, artifact: Path, command: str) -> N
     assert stored <= ({"chats.db", "chats.db.lock"} if command == "chat" else set())
 
 
+@pytest.mark.slow
 def test_the_server_side_is_quiet(machine: Machine, tiny_checkpoint: Path) -> None:
     done = machine.run(SERVER_SIDE.format(checkpoint=str(tiny_checkpoint)))
     assert done.returncode == 0, done.stderr

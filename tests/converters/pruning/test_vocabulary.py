@@ -40,7 +40,7 @@ def english(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["tied", "untied"])
 def source(
     request: pytest.FixtureRequest, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> Checkpoint:

@@ -21,13 +21,13 @@ from converters.pruning.prune import Texts
 from converters.recipe import Recipe
 from edgekit.errors import InputError, UsageError
 
+NAMES = ["llama", "qwen3", "mistral", "qwen2"]
 FAMILIES = [
     ("llama", {"attention_bias": True, "mlp_bias": True}),
-    ("mistral", {}),
-    ("qwen2", {}),
     ("qwen3", {"tie_word_embeddings": False}),
+    pytest.param("mistral", {}, marks=pytest.mark.slow),
+    pytest.param("qwen2", {}, marks=pytest.mark.slow),
 ]
-NAMES = [family for family, _ in FAMILIES]
 
 
 def inputs_of(model: Any, module: Any, texts: Texts) -> NDArray[np.float64]:

@@ -180,6 +180,7 @@ class Interrupts(NoProgress):
         yield advance
 
 
+@pytest.mark.slow
 def test_an_interrupted_distillation_ends_as_one_that_was_not(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
