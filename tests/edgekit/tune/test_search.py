@@ -182,7 +182,7 @@ def test_an_interrupted_search_goes_on(
     assert again == first
 
 
-@pytest.mark.parametrize("format_name", ["gguf", "onnx"])
+@pytest.mark.parametrize("format_name", ["gguf", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_recipe_survives_its_file(
     checkpoint: Checkpoint, laboratory: Laboratory, format_name: Format, tmp_path: Path
 ) -> None:
