@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,6 +21,7 @@ from edgekit.train.trained import Method
 MAX_BYTES = 1 << 20
 Kind = Literal["chat", "text"]
 TooLong = Literal["error", "skip", "cut"]
+Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -64,7 +65,7 @@ class TrainSection:
     batch_tokens: int = 2048
     clip: float = 1.0
     seed: int = 0
-    only: Literal["norms"] | None = None
+    only: Only | None = None
     save_seconds: float = 180.0
 
 
@@ -153,7 +154,7 @@ def _train(table: _Table) -> TrainSection:
         batch_tokens=table.whole("batch_tokens", 2048, least=1) or 2048,
         clip=table.number("clip", 1.0) or 1.0,
         seed=table.whole("seed", 0, least=0) or 0,
-        only=table.choice("only", ("norms",), "") or None,
+        only=table.choice("only", get_args(Only)) if table.has("only") else None,
         save_seconds=table.number("save_seconds", 180.0) or 180.0,
     )
     if found.steps is None and found.epochs is None and found.minutes is None:
@@ -168,7 +169,7 @@ def _adapter(table: _Table, train: _Table) -> AdapterSection:
     return AdapterSection(table.choice("kind", ("lora",), "lora"), rank)
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, Any] = {
     "model": ModelSection,
     "data": DataSection,
     "train": TrainSection,
@@ -185,7 +186,7 @@ def _tables(path: Path, text: str, document: dict[str, Any]) -> dict[str, _Table
             raise unknown("section", name, SECTIONS, where)
         if not isinstance(values, dict):
             raise InputError(f"{where}: {name} is {values!r:.60}, not a section [{name}]")
-        known = list(SECTIONS[name].__dataclass_fields__)
+        known = [found.name for found in fields(SECTIONS[name])]
         for key in values:
             if key not in known:
                 raise unknown(f"key in [{name}]", key, known, _where(path, text, name, key))

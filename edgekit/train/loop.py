@@ -40,17 +40,20 @@ class NoHelpError(GateError):
 
 
 class Lesson(Protocol):
-    """What is learnt. `lengths` are the tokens of each piece of text: a step's batch is a list of
-    indices into it. `figure` names the key of the figure that judges, in nats: lower is better;
+    """What is learnt. `figure` names the key of the figure that judges, in nats: lower is better;
     one that grows to `diverged` times that at the start will not come back. `name` and
     `figure_name` are for people.
     """
 
-    lengths: Sequence[int]
     name: str
     figure: str
     figure_name: str
     diverged: float
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Return the tokens of each piece of text: a step's batch is a list of indices into it."""
+        ...
 
     def backward(self, batch: list[int]) -> float:
         """Add the gradients of the mean loss of `batch` to the parameters; return that mean."""
