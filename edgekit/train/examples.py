@@ -83,8 +83,10 @@ class ChatEncoder:
 
     def _fit(self, example: Example, record: Record) -> Example:
         length = len(example.token_ids)
-        if length <= self._context or self._too_long == "skip":
-            return example if length <= self._context else Example((), ())
+        if length <= self._context:
+            return example
+        if self._too_long == "skip":
+            return Example((), ())
         if self._too_long == "cut":
             return Example(example.token_ids[: self._context], example.learnt[: self._context])
         raise InputError(
