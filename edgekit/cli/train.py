@@ -40,19 +40,23 @@ def train(
     from edgekit.cli.progress import Bars
     from edgekit.store import models, safe_name
     from edgekit.train.configuration import read_configuration
-    from edgekit.workflows.train import prepare_training, run_training
+    from edgekit.workflows import train as workflow
 
-    configuration = read_configuration(config)
+    configuration, bars = read_configuration(config), Bars()
     then = None if recipe is None else _recipe(recipe)
     out = out or models() / safe_name(config.stem)
-    bars = Bars()
     if dry_run:
-        _print_plan(prepare_training(configuration, bars), as_json)
+        _print_plan(workflow.prepare_training(configuration, bars), as_json)
         return
-    trained = run_training(
+    if then is not None and not replace:
+        workflow.require_free(out, then)
+    trained = workflow.run_training(
         configuration, out, progress=bars, tell=bars.say, announce=_announce, replace=replace
     )
-    _print(trained, None if then is None else _converted(trained, then, replace), as_json)
+    artifact = None
+    if then is not None:
+        artifact = workflow.convert_training(trained, then, bars, replace=replace)
+    _print(trained, artifact, as_json)
 
 
 def _recipe(text: str) -> Recipe:
@@ -65,23 +69,6 @@ def _recipe(text: str) -> Recipe:
     if not scheme:
         raise UsageError(f"--then-convert {text} names no scheme", "write gguf:q8_0")
     return Recipe.of(format_name, scheme)
-
-
-def _converted(trained: FineTuned, recipe: Recipe, replace: bool) -> Artifact:
-    """Convert; an artifact of the same weights and recipe is taken as it is."""
-    from edgekit.artifact import Artifact
-    from edgekit.cli.progress import Bars
-    from edgekit.workflows.conversion import Request, run_request
-
-    request = Request(trained.checkpoint, recipe)
-    out = request.default_folder
-    if trained.already_there and not replace and (out / "edgekit.json").is_file():
-        found = Artifact.open(out)
-        source = found.manifest.source
-        same = source.checkpoint_digest == trained.checkpoint.digest()
-        if same and source.recipe == recipe.to_dict():
-            return found
-    return run_request(request, out, progress=Bars(), replace=replace)
 
 
 def _announce(prepared: Prepared) -> None:

@@ -6,6 +6,7 @@ each up to the token that ends it. It knows neither files nor losses.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -155,13 +156,15 @@ def encode(tokenizer: Any, text: str, spans: Sequence[Span], stop: frozenset[int
     say. A token across the beginning of a span belongs to the prompt.
     """
     found = tokenizer.encode(text, add_special_tokens=False)
-    learnt = [False] * len(found.ids)
+    ids, offsets = found.ids, found.offsets  # each is built anew when it is asked for
+    starts = [begin for begin, _ in offsets]
+    learnt = [False] * len(ids)
     for begin, end in spans:
-        inside = [i for i, (a, b) in enumerate(found.offsets) if a >= begin and b <= end and a < b]
-        ends = [place for place, i in enumerate(inside) if found.ids[i] in stop]
-        for i in inside[: ends[-1] + 1] if ends else inside:
+        first, last = bisect_left(starts, begin), bisect_left(starts, end)
+        ends = [i for i in range(first, last) if ids[i] in stop]
+        for i in range(first, ends[-1] + 1 if ends else last):
             learnt[i] = True
-    return Example(tuple(found.ids), tuple(learnt))
+    return Example(tuple(ids), tuple(learnt))
 
 
 def _stop_tokens(checkpoint: Checkpoint) -> frozenset[int]:

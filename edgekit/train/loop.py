@@ -18,14 +18,15 @@ from typing import Protocol
 
 from edgekit.adam import adam_memory, restore_adam
 from edgekit.errors import GateError
-from edgekit.files import require_space
+from edgekit.files import require_space, write_atomically
 from edgekit.progress import Advance, Progress
 from edgekit.tensors_file import load_tensors, save_tensors
+from edgekit.train.curve import as_lines
 from edgekit.train.order import batches
 from edgekit.train.schedule import Budget, learning_rate
 from edgekit.train.trained import Trained
 
-STATE, BEST = "state.safetensors", "best.safetensors"
+STATE, BEST, CURVE = "state.safetensors", "best.safetensors", "curve.jsonl"
 STRETCHES = 6  # the held-out text is judged at the end of each
 SAVE_S = 180.0
 # The state holds three numbers a weight, the best one; a new one stands beside the old one.
@@ -187,6 +188,7 @@ class _Loop:
                 "curve": run.curve,
             },
         )
+        write_atomically(self._folder / CURVE, as_lines(run.curve))  # for whoever watches
         self._saved = time.monotonic()
 
     @contextmanager

@@ -16,13 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converters.architectures import describe
 from converters.checkpoint import Checkpoint
 from converters.lineage import Stage, read_stage
+from converters.recipe import Recipe
 from converters.reference import load_model
+from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock
 from edgekit.progress import Progress
-from edgekit.store import cache, find_checkpoint
+from edgekit.store import artifacts, cache, find_checkpoint
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -35,6 +38,7 @@ from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
 from edgekit.train.supervised import Supervision
 from edgekit.train.trained import choose, finish
+from edgekit.workflows.conversion import Request, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
@@ -92,13 +96,43 @@ def run_training(
     better, or the disk is full: then nothing is written, and the last state stays.
     """
     job = _Job(configuration, progress)
-    if out.exists() and not replace:
-        return job.finished(out)
-    announce(job.prepared)
     with file_lock(job.folder.parent / f".{job.folder.name}.lock", waiting):
-        trained = job.run(out, replace, tell)
-        shutil.rmtree(job.folder)
+        if out.exists() and not replace:
+            trained = job.finished(out)
+        else:
+            announce(job.prepared)
+            trained = job.run(out, replace, tell)
+        shutil.rmtree(job.folder, ignore_errors=True)  # a kill may have come before this
     return trained
+
+
+def require_free(out: Path, recipe: Recipe) -> None:
+    """Raise FolderExistsError if what is trained into `out` could not be converted afterwards."""
+    artifact = artifacts() / f"{out.resolve().name}-{recipe.name}"
+    if artifact.exists() and not out.exists():
+        raise FolderExistsError(
+            f"{artifact} exists already, and what is trained could not be converted into it",
+            hint="choose another -o, or --replace",
+        )
+
+
+def convert_training(
+    trained: FineTuned, recipe: Recipe, progress: Progress, *, replace: bool = False
+) -> Artifact:
+    """Convert what was trained into the store; an artifact of the same weights is not made again.
+
+    Raises InputError where one of other weights is in its place and `replace` is false.
+    """
+    request = Request(trained.checkpoint, recipe)
+    out = request.default_folder
+    if (out / MANIFEST_NAME).is_file():
+        found = Artifact.open(out)
+        source = found.manifest.source
+        if (source.checkpoint_digest, source.recipe) == (
+            trained.checkpoint.digest(), recipe.to_dict(),
+        ):  # fmt: skip
+            return found
+    return run_request(request, out, progress=progress, replace=replace)
 
 
 class _Job:
@@ -110,6 +144,7 @@ class _Job:
         except InputError as error:
             where = f"{configuration.path}: [model] checkpoint"
             raise InputError(f"{where}: {error.message}", error.hint) from error
+        describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()
         self._data = read_data(

@@ -234,7 +234,9 @@ def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (run,) = (edgekit_home / "cache" / "training").glob("run-*")
-    assert sorted(file.name for file in run.iterdir()) == ["best.safetensors", "state.safetensors"]
+    assert sorted(file.name for file in run.iterdir()) == [
+        "best.safetensors", "curve.jsonl", "state.safetensors",
+    ]  # fmt: skip
     assert loop.saved_step(run) == 5
     found = trained(config, tmp_path / "out")
     assert weights(found.checkpoint) == weights(straight.checkpoint)
@@ -304,6 +306,25 @@ def test_the_command_prints_one_document_and_converts(config: Path, tmp_path: Pa
     result = CliRunner().invoke(cli, words)
     assert "it was finished before" in result.stdout
     assert "perplexity" in result.stdout
+
+
+def test_an_artifact_in_the_way_is_told_before_the_training(
+    config: Path, tmp_path: Path, edgekit_home: Path
+) -> None:
+    (edgekit_home / "artifacts" / "out-gguf-q8_0").mkdir(parents=True)
+    words = ["train", str(config), "-o", str(tmp_path / "out"), "--then-convert", "gguf:q8_0"]
+    result = CliRunner().invoke(cli, words)
+    assert isinstance(result.exception, FolderExistsError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_an_unknown_family_is_refused(parent: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "strange"
+    shutil.copytree(parent, strange)
+    file = strange / "config.json"
+    file.write_text(file.read_text().replace("LlamaForCausalLM", "OddForCausalLM"))
+    with pytest.raises(InputError, match="OddForCausalLM"):
+        trained(configured(tmp_path, strange), tmp_path / "out")
 
 
 def test_a_dry_run_writes_nothing(config: Path, tmp_path: Path, edgekit_home: Path) -> None:
