@@ -152,6 +152,19 @@ def test_the_figures_are_those_of_transformers(config: Path, parent: Path, tmp_p
         assert found.how[name]["loss"] == pytest.approx(losses / count, rel=1e-4)
 
 
+def test_a_shorter_float_type_stays_and_is_what_was_judged(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    import torch
+
+    short = make_checkpoint("qwen2", hidden_size=64, intermediate_size=128, dtype=torch.bfloat16)
+    found = trained(configured(tmp_path, short), tmp_path / "out")
+    assert {info.dtype for info in found.checkpoint.tensors.values()} == {"BF16"}
+    config = configured(tmp_path, found.checkpoint.path, steps=1, learning_rate=1e-4)
+    again = trained(config, tmp_path / "again")
+    assert again.how["before"]["loss"] == pytest.approx(found.how["after"]["loss"], rel=1e-6)
+
+
 def test_what_is_left_converts_without_a_flag(config: Path, tmp_path: Path) -> None:
     found = trained(config, tmp_path / "out")
     recipe = Recipe.of("gguf", "q8_0")
