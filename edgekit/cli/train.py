@@ -107,7 +107,7 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
         "resumed_step": prepared.resumed_step,
     }
     if as_json:
-        print_json(found | {"data": asdict(data.report), "digest": data.digest})
+        print_json(found | {"data": asdict(data.report), "digest": prepared.digest})
         return
     shown = [(name.replace("_", " "), "-" if v is None else str(v)) for name, v in found.items()]
     click.echo(facts(shown))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,44 +48,65 @@ class Report:
 
 @dataclass(slots=True)
 class Part:
-    """The examples of one side of the split: their `lengths` and `targets` in tokens."""
+    """The examples of one side of the split: their `lengths` and `targets` in tokens.
+
+    `stored` has the tokens of all, the example's from `starts` on; `places` are line numbers with
+    the number of the file above their 40th bit.
+    """
 
     files: Sequence[Path]
-    lengths: array[int] = field(default_factory=lambda: array("l"))
-    targets: array[int] = field(default_factory=lambda: array("l"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    targets: array[int] = field(default_factory=lambda: array("q"))
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    places: array[int] = field(default_factory=lambda: array("q"))
     records: int = 0
-    _starts: array[int] = field(default_factory=lambda: array("q"))
-    _places: array[int] = field(default_factory=lambda: array("q"))
-    _stored: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
+    stored: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
 
     def example(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return token ids and which of them are learnt, both [length]."""
-        first = self._starts[index]
-        stored = self._stored[first : first + self.lengths[index]]
+        first = self.starts[index]
+        stored = self.stored[first : first + self.lengths[index]]
         return (stored & ~LEARNT).astype(np.int64), (stored & LEARNT) != 0
 
-    def places(self, indices: Sequence[int]) -> str:
+    def named(self, indices: Sequence[int]) -> str:
         """Return the files and lines of examples in words: `a.jsonl lines 3, 17; b.jsonl line 1`"""
         lines: dict[int, list[int]] = {}
-        for place in sorted({self._places[index] for index in indices}):
+        for place in sorted({self.places[index] for index in indices}):
             lines.setdefault(place >> 40, []).append(place & ((1 << 40) - 1))
         return "; ".join(_named(self.files[file], found) for file, found in lines.items())
 
-    def _add(self, example: Example, start: int, file: int, line: int) -> None:
+    def add(self, example: Example, start: int, file: int, line: int) -> None:
+        """Take note of an example that is stored from `start` on."""
         self.lengths.append(len(example.token_ids))
         self.targets.append(example.targets)
-        self._starts.append(start)
-        self._places.append(file << 40 | line)
+        self.starts.append(start)
+        self.places.append(file << 40 | line)
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Both parts, what was found, and the SHA-256 over the files: `digest`."""
+    """Both parts, and what was found."""
 
     training: Part
     evaluation: Part
     report: Report
-    digest: str
+
+
+def data_files(section: DataSection) -> list[Path]:
+    """Return the files in the order in which they are read."""
+    return [*section.evaluation_files, *section.files]
+
+
+def digest_of(section: DataSection, progress: Progress) -> str:
+    """Return the SHA-256 over the files' hashes, in their order; names do not count."""
+    files, total = data_files(section), hashlib.sha256()
+    with progress.task("hashing the data", sum(f.stat().st_size for f in files)) as advance:
+        for file in files:
+            try:
+                total.update(f"{sha256_file(file, advance)}\n".encode())
+            except OSError as error:
+                raise InputError(f"{file} cannot be read: {error}") from error
+    return total.hexdigest()
 
 
 def read_data(
@@ -100,10 +121,7 @@ def read_data(
     make_folder(folder)
     with disk_errors(folder):
         stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the data set
-    files = [*section.evaluation_files, *section.files]
-    size = sum(file.stat().st_size for file in files)
-    with progress.task("hashing the data", size) as advance:
-        digest = _digest(files, advance)
+    files = data_files(section)
     reading = _Reading(section, encoder, vocabulary, files, stream)
     with progress.task("reading the data", None, "records") as advance, disk_errors(folder):
         for number, file in enumerate(files):
@@ -111,7 +129,7 @@ def read_data(
                 reading.take(record, number)
                 advance(1)
         stream.flush()
-    return reading.finish(digest)
+    return reading.finish()
 
 
 class _Reading:
@@ -143,7 +161,7 @@ class _Reading:
         part = self._evaluation if is_held_out else self._training
         part.records += 1
         for example in examples:
-            part._add(example, self._position, file, record.line)
+            part.add(example, self._position, file, record.line)
             self._store(example, record)
 
     def _compare(self, record: Record, file: int, key: int, is_held_out: bool) -> None:
@@ -176,31 +194,15 @@ class _Reading:
         self._stream.write(ids.tobytes())
         self._position += len(ids)
 
-    def finish(self, digest: str) -> DataSet:
+    def finish(self) -> DataSet:
         for part, name in ((self._training, "training"), (self._evaluation, "evaluation")):
             if not part.lengths:
                 raise InputError(
                     f"of {self._report.records} records none is left for {name}",
                     hint="give more records, another evaluation_share, or evaluation_files",
                 )
-            part._stored = np.memmap(self._stream, dtype=np.uint32, mode="r")
-        return DataSet(self._training, self._evaluation, self._report, digest)
-
-
-def _digest(files: Sequence[Path], advance: Callable[[int], Any]) -> str:
-    """Return the SHA-256 over the files' hashes, in their order; names do not count."""
-    total = hashlib.sha256()
-    for line in _hashes(files, advance):
-        total.update(line.encode())
-    return total.hexdigest()
-
-
-def _hashes(files: Sequence[Path], advance: Callable[[int], Any]) -> Iterator[str]:
-    for file in files:
-        try:
-            yield sha256_file(file, advance) + "\n"
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
+            part.stored = np.memmap(self._stream, dtype=np.uint32, mode="r")
+        return DataSet(self._training, self._evaluation, self._report)
 
 
 def _named(file: Path, lines: Sequence[int]) -> str:

@@ -57,7 +57,7 @@ class Supervision:
 
     def place(self, batch: list[int]) -> str:
         """Return which records the batch is made of."""
-        return f"; its batch: {self._data.training.places(batch)}"
+        return f"; its batch: {self._data.training.named(batch)}"
 
     def _blocks(self, part: Part, batch: Sequence[int]) -> Iterator[Packed]:
         most = self._hardware.logits_at_once // int(self._model.config.vocab_size)

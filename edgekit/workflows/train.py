@@ -29,9 +29,10 @@ from edgekit.store import artifacts, cache, find_checkpoint
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
-from edgekit.train.dataset import DataSet, read_data
+from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
+from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
 from edgekit.train.order import batches
 from edgekit.train.result import round_weights, write_result
@@ -52,6 +53,7 @@ class Prepared:
     parent: Checkpoint
     context: int
     data: DataSet
+    digest: str
     steps: int | None
     resumed_step: int | None
 
@@ -147,10 +149,8 @@ class _Job:
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()
-        self._data = read_data(
-            configuration.data, self._encoder(), _count(self._parent, "vocab_size"),
-            cache() / "training", progress,
-        )  # fmt: skip
+        self._digest = digest_of(configuration.data, progress)
+        self._data = load_data(self.folder, data_files(configuration.data)) or self._read()
 
     def _checkpoint_name(self) -> str:
         """Return a folder beside the configuration, or what was named."""
@@ -167,6 +167,10 @@ class _Job:
             )
         return wanted or min(longest, DEFAULT_CONTEXT)
 
+    def _read(self) -> DataSet:
+        section, vocabulary = self._configuration.data, _count(self._parent, "vocab_size")
+        return read_data(section, self._encoder(), vocabulary, cache() / "training", self._progress)
+
     @property
     def _section(self) -> Any:
         return self._configuration.data
@@ -180,7 +184,10 @@ class _Job:
     @cached_property
     def _key(self) -> str:
         """Return a name for this run: all that decides what comes out of it."""
-        parts = [VERSION, self._parent_digest, self._data.digest, self._hardware.device,
+        parent = self._parent
+        # The digest of a checkpoint leaves out its template and the tokens that end an answer.
+        said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
+        parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
                  self._context, self._configuration.to_dict()]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -201,7 +208,7 @@ class _Job:
     def prepared(self) -> Prepared:
         """Return what the run will do."""
         step = saved_step(self.folder)
-        return Prepared(self._parent, self._context, self._data, self._steps, step)
+        return Prepared(self._parent, self._context, self._data, self._digest, self._steps, step)
 
     def finished(self, out: Path) -> FineTuned:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
@@ -217,6 +224,7 @@ class _Job:
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
         wanted = self._configuration.train
+        save_data(self.folder, self._data)
         model = load_model(self._parent).to(self._hardware.device)
         adapter = self._configuration.adapter
         rank = 0 if adapter is None else adapter.rank
@@ -251,7 +259,7 @@ class _Job:
             "configuration": self._configuration.to_dict(),
             "data": {
                 "files": [file.name for file in files],
-                "digest": data.digest,
+                "digest": self._digest,
                 "training_records": data.training.records,
                 "training_targets": sum(data.training.targets),
                 "evaluation_records": data.evaluation.records,

@@ -13,8 +13,9 @@ from converters.checkpoint import Checkpoint
 from edgekit.errors import InputError
 from edgekit.progress import NoProgress
 from edgekit.train.configuration import DataSection
-from edgekit.train.dataset import DataSet, read_data
+from edgekit.train.dataset import DataSet, digest_of, read_data
 from edgekit.train.examples import TextEncoder
+from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.records import read_texts
 
 
@@ -84,12 +85,38 @@ def test_no_file_is_left_and_the_digest_is_of_the_content(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     lines = [f"record {n} of the fox" for n in range(20)]
-    digests = [
-        read(checkpoint, texts(tmp_path, name, found), tmp_path).digest
-        for name, found in (("a.jsonl", lines), ("b.jsonl", lines), ("c.jsonl", lines[1:]))
-    ]
+    digests = []
+    for name, found in (("a.jsonl", lines), ("b.jsonl", lines), ("c.jsonl", lines[1:])):
+        section = texts(tmp_path, name, found)
+        read(checkpoint, section, tmp_path)
+        digests.append(digest_of(section, NoProgress()))
     assert digests[0] == digests[1] != digests[2]
     assert not list((tmp_path / "kept").iterdir())
+
+
+def test_what_is_kept_is_what_was_read(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    lines = ["The quick brown fox jumps over the lazy dog. " * n for n in range(1, 20)]
+    section = texts(tmp_path, "a.jsonl", lines)
+    data = read(checkpoint, section, tmp_path, context=20)
+    kept = tmp_path / "run"
+    assert load_data(kept, section.files) is None
+    save_data(kept, data)
+    found = load_data(kept, section.files)
+    assert found is not None
+    assert found.report == data.report
+    for one, other in ((data.training, found.training), (data.evaluation, found.evaluation)):
+        assert (one.lengths, one.targets, one.records) == (
+            other.lengths,
+            other.targets,
+            other.records,
+        )
+        everything = range(len(one.lengths))
+        assert one.named(everything) == other.named(everything)
+        for i in everything:
+            for array, same in zip(one.example(i), other.example(i), strict=True):
+                assert np.array_equal(array, same)
+    (kept / "tokens.bin").write_bytes((kept / "tokens.bin").read_bytes()[:-4])
+    assert load_data(kept, section.files) is None
 
 
 def test_evaluation_files_never_leak(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -116,8 +143,8 @@ def test_a_batch_is_named_by_its_lines(checkpoint: Checkpoint, tmp_path: Path) -
     held = texts(tmp_path, "held.jsonl", ["another one"])
     section = replace(first, files=first.files + second.files, evaluation_files=held.files)
     part = read(checkpoint, section, tmp_path).training
-    assert part.places([4, 2, 2, 40]) == "a.jsonl lines 3, 5; b.jsonl line 1"
-    assert part.places(range(25)).endswith("18, 19, 20 and 5 more")
+    assert part.named([4, 2, 2, 40]) == "a.jsonl lines 3, 5; b.jsonl line 1"
+    assert part.named(range(25)).endswith("18, 19, 20 and 5 more")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from edgekit.progress import NoProgress
 from edgekit.train import loop
 from edgekit.train.configuration import read_configuration
 from edgekit.train.supervised import Supervision
+from edgekit.workflows import train as train_workflow
 from edgekit.workflows.certify.chain import ancestry
 from edgekit.workflows.train import FineTuned, prepare_training, run_training
 
@@ -179,7 +180,7 @@ def test_what_is_left_converts_without_a_flag(config: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("adapter", ["", "[adapter]\nrank = 4\n"])
 def test_an_interrupted_run_ends_as_one_that_was_not(
-    parent: Path, tmp_path: Path, edgekit_home: Path, adapter: str
+    parent: Path, tmp_path: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
 ) -> None:
     config = configured(tmp_path, parent, adapter, save_seconds=1e-9)
     straight = trained(config, tmp_path / "straight")
@@ -187,6 +188,9 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
         with pytest.raises(KeyboardInterrupt):
             trained(config, tmp_path / "resumed", Interrupts(after, interrupt))
         assert not (tmp_path / "resumed").exists()
+    with monkeypatch.context() as patch:  # what is kept is not read from the files again
+        patch.setattr(train_workflow, "read_data", None)
+        assert prepare_training(read_configuration(config), NoProgress()).resumed_step == 7
     steps: list[str] = []
     resumed = trained(config, tmp_path / "resumed", tell=steps.append)
     assert len(steps) == STEPS - 7  # it went on where it was
@@ -208,6 +212,19 @@ def test_a_run_that_is_finished_is_not_run_again(config: Path, tmp_path: Path) -
     config.write_text(config.read_text().replace(f"steps = {STEPS}", "steps = 3"))
     with pytest.raises(FolderExistsError, match="not from this configuration"):
         trained(config, tmp_path / "out")
+
+
+def test_another_template_is_another_run(parent: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(parent, copy)
+    config = configured(tmp_path, copy, save_seconds=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        trained(config, tmp_path / "out", Interrupts(3, interrupt))
+    assert prepare_training(read_configuration(config), NoProgress()).resumed_step == 3
+    template = Checkpoint.open(copy).chat_template
+    assert template is not None
+    (copy / "chat_template.jinja").write_text(template.replace("im_end", "endoftext"))
+    assert prepare_training(read_configuration(config), NoProgress()).resumed_step is None
 
 
 @pytest.mark.slow
@@ -248,7 +265,7 @@ def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (run,) = (edgekit_home / "cache" / "training").glob("run-*")
     assert sorted(file.name for file in run.iterdir()) == [
-        "best.safetensors", "curve.jsonl", "state.safetensors",
+        "best.safetensors", "curve.jsonl", "index.safetensors", "state.safetensors", "tokens.bin",
     ]  # fmt: skip
     assert loop.saved_step(run) == 5
     found = trained(config, tmp_path / "out")
