@@ -127,7 +127,9 @@ def _print(trained: FineTuned, artifact: Artifact | None, as_json: bool) -> None
         ["perplexity", *(f"{figures['perplexity']:.3f}" for figures in (before, after))],
     ]
     click.echo(table(["held-out records", "before", "after"], rows))
-    click.echo(f"\n{trained.checkpoint.path}: {how['steps']} steps, {how['tokens']} tokens")
+    speed = how["tokens"] / max(how["seconds"], 0.1)
+    work = f"{how['steps']} steps, {how['tokens']} tokens, {speed:.0f} tokens/s"
+    click.echo(f"\n{trained.checkpoint.path}: {work}")
     if how["stopped"]:
         click.echo(f"stopped early: {how['stopped']}; the best weights were kept")
     if trained.already_there:

@@ -68,7 +68,12 @@ def load_data(folder: Path, files: Sequence[Path]) -> DataSet | None:
         return None
     stored = np.memmap(tokens, dtype=np.uint32, mode="r")
     training, evaluation = (
-        Part(files, *(_column(columns[f"{name}.{c}"]) for c in COLUMNS), records, stored)
+        Part(
+            files,
+            **{column: _column(columns[f"{name}.{column}"]) for column in COLUMNS},
+            records=records,
+            stored=stored,
+        )
         for name, records in zip(("training", "evaluation"), document["records"], strict=True)
     )
     return DataSet(training, evaluation, Report(**document["report"]))

@@ -132,7 +132,8 @@ def train(
     stays as it is.
     """
     weights_bytes = sum(value.nbytes for value in trained.values().values())
-    require_space(folder, FILES_PER_WEIGHT * weights_bytes)
+    kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
+    require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
     loop = _Loop(lesson, trained, settings, folder, tell)
     stopped = loop.resume()
     while not stopped and loop.done < 1:

@@ -23,7 +23,7 @@ from converters.recipe import Recipe
 from converters.reference import load_model
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
-from edgekit.files import FolderExistsError, Waiting, file_lock
+from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
 from edgekit.store import artifacts, cache, find_checkpoint
 from edgekit.train.card import card
@@ -224,6 +224,8 @@ class _Job:
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
         wanted = self._configuration.train
+        weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
+        require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
         model = load_model(self._parent).to(self._hardware.device)
         adapter = self._configuration.adapter

@@ -272,6 +272,18 @@ def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on(
     assert weights(found.checkpoint) == weights(straight.checkpoint)
 
 
+def test_a_run_that_goes_on_needs_no_room_for_what_it_has_already(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(loop, "require_space", lambda _folder, count: needed.append(count))
+    config = configured(tmp_path, parent, save_seconds=1e-9)
+    for after in (0, 3):
+        with pytest.raises(KeyboardInterrupt):
+            trained(config, tmp_path / "out", Interrupts(after, interrupt))
+    assert 0 < needed[1] < 0.9 * needed[0]
+
+
 def breaking(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     whole, calls = Supervision.backward, itertools.count()
 
