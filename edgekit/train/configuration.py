@@ -86,9 +86,10 @@ class EvaluateSection:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole configuration; `path` is the file that it was read from."""
+    """A whole configuration; `path` is the file that it was read from, `text` what it said."""
 
     path: Path
+    text: str
     model: ModelSection
     data: DataSection
     train: TrainSection
@@ -107,9 +108,17 @@ class Configuration:
         """Return the peak of the learning rate: as configured, or what suits the method."""
         return self.train.learning_rate or DEFAULT_RATES[self.method]
 
+    def where(self, section: str, key: str) -> str:
+        """Return file, line and key, as they stand in a complaint."""
+        return f"{_where(self.path, self.text, section, key)}: [{section}] {key}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all values that decide what comes out, as plain JSON; paths by their names."""
-        found = {name: value for name, value in asdict(self).items() if name != "path" and value}
+        found = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("path", "text") and value
+        }
         data = found["data"]
         for key in ("files", "evaluation_files"):
             data[key] = [Path(path).name for path in data[key]]
@@ -129,6 +138,7 @@ def read_configuration(path: Path) -> Configuration:
     data, train = tables["data"], tables["train"]
     return Configuration(
         path=path,
+        text=text,
         model=ModelSection(tables["model"].text("checkpoint")),
         data=DataSection(
             kind=data.choice("kind", get_args(Kind)),

@@ -55,7 +55,8 @@ class NearDuplicates:
             other = self._bands.setdefault(key, number)
             if like is None and other != number:
                 first = other * len(minima)
-                share = float((self._minima[first : first + len(minima)] == minima).mean())
+                others = np.array(self._minima[first : first + len(minima)], dtype=np.uint32)
+                share = float(np.equal(others, minima).mean())
                 like = other if share >= SIMILAR else None
         return like
 

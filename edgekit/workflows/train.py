@@ -27,7 +27,7 @@ from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
 from edgekit.store import artifacts, cache, find_checkpoint
 from edgekit.train.card import card
-from edgekit.train.configuration import Configuration
+from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
 from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
@@ -144,13 +144,12 @@ class _Job:
         try:
             self._parent = Checkpoint.open(find_checkpoint(self._checkpoint_name()))
         except InputError as error:
-            where = f"{configuration.path}: [model] checkpoint"
+            where = configuration.where("model", "checkpoint")
             raise InputError(f"{where}: {error.message}", error.hint) from error
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()
-        self._digest = digest_of(configuration.data, progress)
-        self._data = load_data(self.folder, data_files(configuration.data)) or self._read()
+        self._digest = digest_of(self._section, progress)
 
     def _checkpoint_name(self) -> str:
         """Return a folder beside the configuration, or what was named."""
@@ -162,24 +161,33 @@ class _Job:
         longest, wanted = _count(self._parent, "max_position_embeddings"), self._section.context
         if wanted is not None and wanted > longest:
             raise InputError(
-                f"{self._configuration.path}: [data] context is {wanted}, and the model was made "
-                f"for {longest} tokens"
+                f"{self._configuration.where('data', 'context')} is {wanted}, and the model was "
+                f"made for {longest} tokens"
             )
         return wanted or min(longest, DEFAULT_CONTEXT)
 
-    def _read(self) -> DataSet:
-        section, vocabulary = self._configuration.data, _count(self._parent, "vocab_size")
+    @cached_property
+    def _data(self) -> DataSet:
+        """The data set: as an interrupted run kept it, or read and checked now."""
+        section, vocabulary = self._section, _count(self._parent, "vocab_size")
+        kept = load_data(self.folder, data_files(section))
+        if kept is not None:
+            return kept
         return read_data(section, self._encoder(), vocabulary, cache() / "training", self._progress)
 
     @property
-    def _section(self) -> Any:
+    def _section(self) -> DataSection:
         return self._configuration.data
 
     def _encoder(self) -> Encoder:
-        section = self._configuration.data
+        section = self._section
         if section.kind == "chat":
             return ChatEncoder(self._parent, self._context, section.too_long)
-        return TextEncoder(self._parent, self._context, section.end_of_text)
+        try:
+            return TextEncoder(self._parent, self._context, section.end_of_text)
+        except InputError as error:
+            where = self._configuration.where("data", "end_of_text")
+            raise InputError(f"{where}: {error.message}", error.hint) from error
 
     @cached_property
     def _key(self) -> str:
@@ -281,7 +289,7 @@ class _Job:
     def _files(self, out: Path, outcome: Outcome, how: dict[str, Any]) -> dict[str, bytes | None]:
         """Return what lies beside the weights; the parent's card stays, under another name."""
         parent, curve = self._parent, outcome.run.curve
-        text = self._configuration.path.read_text(encoding="utf-8")
+        text = self._configuration.text
         title = f"{out.name}: {self._configuration.method}"
         files: dict[str, bytes | None] = {
             "README.md": card(out.name, parent.path.resolve().name, parent.licence, how, text),

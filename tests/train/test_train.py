@@ -204,9 +204,13 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     assert not list((edgekit_home / "cache" / "training").iterdir())
 
 
-def test_a_run_that_is_finished_is_not_run_again(config: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_finished_is_not_run_again(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = trained(config, tmp_path / "out")
-    again = trained(config, tmp_path / "out", Interrupts(0, interrupt))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_workflow, "read_data", None)
+        again = trained(config, tmp_path / "out", Interrupts(0, interrupt))
     assert again.already_there
     assert again.how == first.how
     config.write_text(config.read_text().replace(f"steps = {STEPS}", "steps = 3"))
@@ -382,10 +386,17 @@ def test_what_is_wrong_is_told_before_the_first_step(
 ) -> None:
     text = config.read_text()
     wrong = [
-        (str(parent), "/nowhere", "checkpoint: there is no checkpoint"),
-        ("steps", "context = 9000\n[train]\nsteps", None),
-        ('kind = "chat"', 'kind = "chat"\ncontext = 9000', "context is 9000, and the model"),
-        ('kind = "chat"', 'kind = "text"\nend_of_text = "<x>"', "no token '<x>'"),
+        (str(parent), "/nowhere", "line 2: .model. checkpoint: there is no checkpoint"),
+        (
+            'kind = "chat"',
+            'kind = "chat"\ncontext = 9000',
+            "line 5: .data. context is 9000, and the model",
+        ),
+        (
+            'kind = "chat"',
+            'kind = "text"\nend_of_text = "<x>"',
+            "line 5: .data. end_of_text: .*no token '<x>'",
+        ),
         ('kind = "chat"', 'kind = "text"', "sums.jsonl, line 1: 'text' is missing"),
         ('kind = "chat"', 'kind = "chat"\ncontext = 10', "line 1: the conversation has"),
     ]
