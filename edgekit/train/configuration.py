@@ -268,13 +268,19 @@ class _Table:
         if not listed or (required and not names):
             what = f"is {names!r:.60}, not" if key in self.values else "is missing: give"
             raise self.error(key, f'{what} a list of files, such as ["chats.jsonl"]')
-        paths = tuple(self.path.parent / Path(name).expanduser() for name in names)
-        for path in paths:
-            if not path.is_file():
-                raise self.error(key, f"names {path}, which is not a file")
+        paths = tuple(self._file(key, name) for name in names)
         if len(set(paths)) != len(paths):
             raise self.error(key, "names a file twice")
         return paths
+
+    def _file(self, key: str, name: str) -> Path:
+        try:
+            path = self.path.parent / Path(name).expanduser()
+            if path.is_file():
+                return path
+        except (OSError, RuntimeError):  # a name that is too long, a user that there is not
+            pass
+        raise self.error(key, f"names {name:.200}, which is not a file")
 
 
 def _where(path: Path, text: str, section: str, key: str) -> str:

@@ -146,6 +146,9 @@ class _Job:
         except InputError as error:
             where = configuration.where("model", "checkpoint")
             raise InputError(f"{where}: {error.message}", error.hint) from error
+        except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
+            where = configuration.where("model", "checkpoint")
+            raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()

@@ -66,6 +66,8 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
         ('["chats.jsonl"]', '"chats.jsonl"', 6, "not a list of files"),
         ('["chats.jsonl"]', "[]", 6, "not a list of files"),
         ("chats.jsonl", "absent.jsonl", 6, "absent.jsonl, which is not a file"),
+        ("chats.jsonl", "x" * 5000, 6, "x, which is not a file"),
+        ("chats.jsonl", "~no-such-user/x", 6, "~no-such-user/x, which is not a file"),
         ('["chats.jsonl"]', '["chats.jsonl", "chats.jsonl"]', 6, "names a file twice"),
         ('"tiny"', "3", 2, r"\[model\] checkpoint is 3, not a text"),
         ('[model]\ncheckpoint = "tiny"', "model = 3", 1, r"model is 3, not a section \[model\]"),

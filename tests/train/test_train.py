@@ -386,6 +386,8 @@ def test_what_is_wrong_is_told_before_the_first_step(
 ) -> None:
     text = config.read_text()
     wrong = [
+        (str(parent), "x" * 300, "line 2: .model. checkpoint is no name of a folder"),
+        (str(parent), "~no-such-user/x", "line 2: .model. checkpoint is no name of a folder"),
         (str(parent), "/nowhere", "line 2: .model. checkpoint: there is no checkpoint"),
         (
             'kind = "chat"',
