@@ -1,6 +1,7 @@
 """Lineage: what a checkpoint was made from, where edgekit itself made it from another one.
 
-A pruned or healed checkpoint carries a record of its stage: the parent, and how it was changed.
+A pruned, healed or trained checkpoint carries a record of its stage: the parent, and how it was
+changed. A trained one is meant to answer unlike its parent: nobody measures it against that.
 The record is for people and for `edgekit check`; no engine reads it. It changes no weight.
 """
 
@@ -18,7 +19,7 @@ from edgekit.files import write_atomically
 
 STAGE_FILE = "edgekit-stage.json"
 SCHEMA_VERSION = 1
-Kind = Literal["pruned", "healed"]
+Kind = Literal["pruned", "healed", "trained"]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,12 @@ KEY = "edgekit"
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], document: Any) -> None:
     """Write `tensors` and the JSON `document` to `path`, atomically. Raises GateError."""
-    from safetensors.torch import save_file
-
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
         with disk_errors(path.parent):
             whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-            save_file(whole, temporary, {KEY: json.dumps(document, allow_nan=False)})
+            _write(whole, temporary, json.dumps(document, allow_nan=False))
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -36,6 +35,20 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], document: Any)
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path, document: str) -> None:
+    """Write a safetensors file. Raises OSError, which the library hides in an error of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, {KEY: document})
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found.group(1)), str(error), str(path)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], Any] | None:

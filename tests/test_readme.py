@@ -58,11 +58,25 @@ def test_the_make_targets_exist() -> None:
             assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE)
 
 
+def test_the_training_configuration_in_the_readme_is_one(tmp_path: Path) -> None:
+    from edgekit.train.configuration import SECTIONS, read_configuration
+
+    path = tmp_path / "run.toml"
+    path.write_text(blocks("toml")[0])
+    (tmp_path / "chats.jsonl").touch()
+    found = read_configuration(path)
+    assert (found.method, found.train.epochs) == ("lora", 3)
+    chapter = README.split("## A model of your own")[1].split("\n## ")[0]
+    for section in SECTIONS.values():
+        for key in section.__dataclass_fields__:
+            assert re.search(rf"\b{key}\b", chapter), key
+
+
 def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
     from converters.recipe import Recipe
 
     path = tmp_path / "my.toml"
-    path.write_text(blocks("toml")[0])
+    path.write_text(blocks("toml")[1])
     assert Recipe.named(str(path)).scheme == "iq4_nl"
 
 

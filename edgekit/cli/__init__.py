@@ -27,6 +27,7 @@ from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
 from edgekit.cli.prune import prune
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
+from edgekit.cli.train import train
 from edgekit.cli.tune import tune
 from edgekit.errors import EdgekitError
 
@@ -54,7 +55,7 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, prune, heal, calibrate, tune, convert, check, bench, devices, plan,
+    demo, pull, inspect, train, prune, heal, calibrate, tune, convert, check, bench, devices, plan,
     latency, bundle, run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)

@@ -11,7 +11,7 @@ from edgekit.cli.output import json_option, print_json, table
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.train.distil import Settings
+    from edgekit.train.loop import Settings
     from edgekit.train.trained import Method
     from edgekit.workflows.heal import Healed
 
@@ -88,7 +88,7 @@ def _settings(
     learning_rate: float | None,
     seed: int,
 ) -> Settings:
-    from edgekit.train.distil import Settings
+    from edgekit.train.loop import Settings
     from edgekit.train.schedule import Budget
     from edgekit.workflows.heal import PEAK
 

@@ -21,6 +21,7 @@ class Bars:
 
     def __init__(self) -> None:
         self._busy = False
+        self._line: _Line | None = None
 
     @contextmanager
     def task(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:
@@ -29,18 +30,24 @@ class Bars:
             yield lambda _count: None
             return
         self._busy = True
-        line = _Line(label, total, unit)
+        line = self._line = _Line(label, total, unit)
         try:
             yield line.advance
             line.finish()
         finally:
             line.clear()
-            self._busy = False
+            self._busy, self._line = False, None
+
+    def say(self, words: str) -> None:
+        """Draw the bar with `words` in place of its label, until the task ends."""
+        if self._line is not None:
+            self._line.say(words)
 
 
 class _Line:
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
+        self._shown = label
         self._done = 0
         self._start = time.monotonic()
         self._drawn = 0.0
@@ -51,6 +58,9 @@ class _Line:
         self._done += count
         if time.monotonic() - self._drawn > REDRAW_S:
             self._draw()
+
+    def say(self, words: str) -> None:
+        self._shown = words  # drawn with the next count
 
     def finish(self) -> None:
         seconds = time.monotonic() - self._start
@@ -67,7 +77,7 @@ class _Line:
             click.echo(f"\r\x1b[K  {self._text()}", nl=False, err=True)
 
     def _text(self) -> str:
-        label = self._label[:LABEL_COLUMNS].ljust(LABEL_COLUMNS)
+        label = self._shown[:LABEL_COLUMNS].ljust(LABEL_COLUMNS)
         if not self._total:
             return f"{label} {self._amount(self._done)}"
         share = min(1.0, self._done / self._total)

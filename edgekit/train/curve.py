@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from edgekit.extras import need
 
@@ -12,13 +13,25 @@ from edgekit.extras import need
 LOSS, HELD_OUT, RATE = "#56B4E9", "#D55E00", "#999999"
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What is drawn: the key of the judged entries, and what the vertical axis is called."""
+
+    key: str
+    axis: str
+
+
+HEALING_FIGURE = Figure("validation_kld", "KL divergence from the original, nats")
+TRAINING_FIGURE = Figure("evaluation_loss", "loss, nats a token")
+
+
 def as_lines(curve: Sequence[dict[str, float]]) -> bytes:
     """Return one line of JSON for each entry."""
     return "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in curve).encode()
 
 
-def draw(curve: Sequence[dict[str, float]], title: str) -> bytes:
-    """Return the picture of `curve` as a PNG: loss, held-out divergence, learning rate.
+def draw(curve: Sequence[dict[str, float]], title: str, figure: Figure) -> bytes:
+    """Return the picture of `curve` as a PNG: loss, held-out figure, learning rate.
 
     Raises MissingExtraError without matplotlib.
     """
@@ -26,11 +39,11 @@ def draw(curve: Sequence[dict[str, float]], title: str) -> bytes:
     from matplotlib import pyplot
 
     steps = [entry for entry in curve if "loss" in entry]
-    judged = [entry for entry in curve if "validation_kld" in entry]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    judged = [entry for entry in curve if figure.key in entry]
+    canvas, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(*_points(steps, "loss"), color=LOSS, linewidth=1, label="training text, each step")
-    axes.plot(*_points(judged, "validation_kld"), color=HELD_OUT, marker="o", label="held-out text")
-    axes.set(xlabel="step", ylabel="KL divergence from the original, nats", title=title)
+    axes.plot(*_points(judged, figure.key), color=HELD_OUT, marker="o", label="held-out text")
+    axes.set(xlabel="step", ylabel=figure.axis, title=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     right = axes.twinx()
@@ -40,8 +53,8 @@ def draw(curve: Sequence[dict[str, float]], title: str) -> bytes:
     handles = [*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
     axes.legend(handles=handles, loc="upper right")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    pyplot.close(figure)
+    canvas.savefig(buffer, format="png", dpi=130)
+    pyplot.close(canvas)
     return buffer.getvalue()
 
 

@@ -19,11 +19,13 @@ def batches(lengths: Sequence[int], batch_tokens: int, seed: int) -> Iterator[li
     Every window comes once before any comes again; each time in another order.
     """
     batch: list[int] = []
+    tokens = 0
     for window in _endless(len(lengths), seed):
         batch.append(window)
-        if sum(lengths[i] for i in batch) >= batch_tokens:
+        tokens += int(lengths[window])
+        if tokens >= batch_tokens:
             yield batch
-            batch = []
+            batch, tokens = [], 0
 
 
 def blocks(windows: Sequence[int], lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:

@@ -110,7 +110,7 @@ def _ancestors(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     """Yield the parent of `checkpoint`, its parent, and so on up to the original."""
     for _ in range(MOST_ANCESTORS):
         stage = read_stage(checkpoint)
-        if stage is None:
+        if stage is None or stage.kind == "trained":  # which is an original of its own
             return
         checkpoint = _parent(checkpoint, Path(stage.parent), stage.parent_digest)
         yield checkpoint

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from converters.checkpoint import Checkpoint
+from converters.lineage import Stage
 from converters.reference import Window, encode, load_model, load_tokenizer
 from edgekit.errors import UsageError
 from edgekit.files import FolderExistsError, Waiting, file_lock, write_atomically
 from edgekit.progress import Progress
 from edgekit.store import cache
 from edgekit.train import lessons
-from edgekit.train.curve import as_lines, draw
-from edgekit.train.distil import NoHelpError, Outcome, Settings, distil
+from edgekit.train.curve import HEALING_FIGURE, as_lines, draw
+from edgekit.train.distil import distil
 from edgekit.train.hardware import Hardware
-from edgekit.train.healed import round_weights, write_healed
 from edgekit.train.held_out import HeldOut, Marks, ask_teacher, judge, plain, teacher_perplexity
 from edgekit.train.lessons import Lessons, Source
+from edgekit.train.loop import NoHelpError, Outcome, Settings
+from edgekit.train.result import round_weights, write_result
 from edgekit.train.teacher import Teacher, kept_token_ids, original_of
 from edgekit.train.trained import Method, Trained, choose, finish
 from edgekit.workflows.certify.passages import built_in_passages
@@ -142,13 +144,16 @@ class _Job:
         round_weights(model, self._pruned)
         after = self._judge(model, texts.held_out, others, "judging the healed model")
         _require_better(before, after, outcome)
-        how = self._how(outcome, before, after)
         curve = outcome.run.curve
         files = {
             "healing.jsonl": as_lines(curve),
-            "healing.png": draw(curve, f"{out.name}: {self._method}"),
+            "healing.png": draw(curve, f"{out.name}: {self._method}", HEALING_FIGURE),
         }
-        checkpoint = write_healed(self._pruned, model, out, how, files, self._progress, replace)
+        stage = Stage(
+            "healed", str(self._pruned.path.resolve()), self._pruned.digest(),
+            self._how(outcome, before, after),
+        )  # fmt: skip
+        checkpoint = write_result(self._pruned, model, out, stage, files, self._progress, replace)
         return Healed(
             checkpoint, self._original, outcome, before, after,
             teacher_perplexity(texts.held_out), teacher_perplexity(others),

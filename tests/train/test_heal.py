@@ -27,10 +27,11 @@ from edgekit.cli import cli
 from edgekit.errors import EdgekitError, GateError, InputError, UsageError
 from edgekit.files import FolderExistsError
 from edgekit.progress import NoProgress
-from edgekit.train import distil
-from edgekit.train.distil import Settings
+from edgekit.train import loop
+from edgekit.train.distil import Distillation
 from edgekit.train.held_out import HeldOut
 from edgekit.train.lessons import Source
+from edgekit.train.loop import Settings
 from edgekit.train.schedule import Budget
 from edgekit.workflows.heal import Healed, heal
 
@@ -136,7 +137,7 @@ def test_it_comes_closer_and_is_an_ordinary_checkpoint(
 def test_an_interrupted_run_ends_as_one_that_was_not(
     patient: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
-    monkeypatch.setattr(distil, "SAVE_S", 0.0)
+    monkeypatch.setattr(loop, "SAVE_S", 0.0)
     straight = treat(patient, tmp_path / "straight", method=method)
     for after in (0, 4, 7):  # once before the first save; the state is behind by one step
         with pytest.raises(KeyboardInterrupt):
@@ -157,7 +158,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 def test_a_state_is_really_used(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distil, "SAVE_S", 0.0)
+    monkeypatch.setattr(loop, "SAVE_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         treat(patient, tmp_path / "out", Interrupts("healing", 6))
     left = Interrupts("healing", 6)  # of 12 steps, 6 are in the state
@@ -230,13 +231,13 @@ def test_nothing_worse_is_written(
 def test_what_fell_apart_late_keeps_its_best(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = distil._Trainer._backward
+    whole, steps = Distillation.backward, itertools.count()
 
-    def breaks(trainer: Any, windows: list[int]) -> float:
-        loss = whole(trainer, windows)
-        return float("nan") if trainer.run.step == 9 else loss
+    def breaks(lesson: Distillation, batch: list[int]) -> float:
+        loss = whole(lesson, batch)
+        return float("nan") if next(steps) == 9 else loss
 
-    monkeypatch.setattr(distil._Trainer, "_backward", breaks)
+    monkeypatch.setattr(Distillation, "backward", breaks)
     healed = treat(patient, tmp_path / "out")
     assert "step 10" in healed.outcome.stopped
     assert healed.outcome.run.best["step"] == 8
@@ -248,7 +249,7 @@ def test_a_clock_ends_it_with_the_rate_decayed(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count()  # a tenth of a second each time that somebody looks
-    monkeypatch.setattr(distil, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
     settings = Settings(Budget(minutes=0.05), 5e-4, batch_tokens=512)
     run = treat(patient, tmp_path / "out", settings=settings).outcome.run
     rates = [entry["learning_rate"] for entry in run.curve if "loss" in entry]

@@ -46,7 +46,8 @@ def ancestry(checkpoint: Checkpoint) -> list[Link]:
     current = checkpoint
     for _ in range(MAX_GENERATIONS):
         stage = read_stage(current)
-        if stage is None:
+        # A trained checkpoint answers unlike its parent on purpose: it is a source of its own.
+        if stage is None or stage.kind == "trained":
             return [Link("source", current), *reversed(links)]
         links.append(Link(stage.kind, current))
         parent = _parent(stage)

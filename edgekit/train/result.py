@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def round_weights(model: Any, source: Checkpoint) -> None:
     """Round the weights of `model` to the one float type of `source`, if it is a shorter one.
 
-    What is judged is then what is written, and no file grows by healing.
+    What is judged is then what is written, and no file grows by training.
     """
     import torch
 
@@ -34,18 +34,18 @@ def round_weights(model: Any, source: Checkpoint) -> None:
                 parameter.copy_(parameter.to(dtype))
 
 
-def write_healed(
+def write_result(
     source: Checkpoint,
     model: Any,
     out: Path,
-    how: dict[str, Any],
-    files: Mapping[str, bytes],
+    stage: Stage,
+    files: Mapping[str, bytes | None],
     progress: Progress,
     replace: bool,
 ) -> Checkpoint:
     """Write the weights of `model`, which was loaded from `source`, into the folder `out`.
 
-    `how` goes into the record of the stage, `files` lie beside the weights. Raises InputError if
+    `stage` is the record of what was done, `files` lie beside the weights. Raises InputError if
     `out` exists and `replace` is false, GateError where the disk is too small.
     """
     values = model.state_dict()
@@ -53,7 +53,6 @@ def write_healed(
         name: _new(values[name]) if name in values else copied(source, name)
         for name in source.tensors
     }
-    stage = Stage("healed", str(source.path.resolve()), source.digest(), how)
     return write_checkpoint(
         source, out, tensors, config=source.config, stage=stage, files=files, progress=progress,
         replace=replace,

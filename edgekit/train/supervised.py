@@ -1,0 +1,99 @@
+"""Learning from examples: the next token, where it is to be learnt.
+
+Full weights or adapters, chats or texts: it is the same loss. It knows neither files nor templates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.train.dataset import DataSet, Part
+from edgekit.train.hardware import Hardware
+from edgekit.train.packing import Packed, packed_blocks
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_LOSS = 700.0  # nats: beyond it exp overflows, and no perplexity means anything
+JUDGED_AT_ONCE = 1 << 16  # tokens: more examples are packed better, and wait in memory
+
+
+class Supervision:
+    """The lesson: say what the examples say. Judged by the mean loss of the evaluation part."""
+
+    name = "training"
+    figure, figure_name = "evaluation_loss", "evaluation loss"
+    diverged = 2.0
+
+    def __init__(self, model: Any, data: DataSet, row_tokens: int, hardware: Hardware) -> None:
+        """`row_tokens` is how many tokens, at most, of one or more examples lie in one row."""
+        self.lengths: Sequence[int] = data.training.lengths
+        self._model, self._data = model, data
+        self._row_tokens, self._hardware = row_tokens, hardware
+
+    def backward(self, batch: list[int]) -> float:
+        """Add the gradients of the mean loss over the batch's learnt tokens; return that mean."""
+        part = self._data.training
+        targets = sum(part.targets[index] for index in batch)
+        total = 0.0
+        for block in self._blocks(part, batch):
+            loss = self._loss(block) / targets
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def judge(self) -> dict[str, float]:
+        """Return loss, in nats a token, and perplexity over all evaluation examples."""
+        import torch
+
+        part, total = self._data.evaluation, 0.0
+        with torch.inference_mode():
+            for batch in _cut(part.lengths, JUDGED_AT_ONCE):
+                total += sum(float(self._loss(block)) for block in self._blocks(part, batch))
+        loss = total / sum(part.targets)
+        return {"evaluation_loss": loss, "evaluation_perplexity": math.exp(min(loss, LARGEST_LOSS))}
+
+    def place(self, batch: list[int]) -> str:
+        """Return which records the batch is made of."""
+        return f"; its batch: {self._data.training.named(batch)}"
+
+    def _blocks(self, part: Part, batch: Sequence[int]) -> Iterator[Packed]:
+        most = self._hardware.logits_at_once // int(self._model.config.vocab_size)
+        device = self._hardware.device
+        return packed_blocks(batch, part.lengths, part.example, self._row_tokens, most, device)
+
+    def _loss(self, block: Packed) -> torch.Tensor:
+        """Return the sum of the losses of the learnt tokens, in nats."""
+        with self._hardware.autocast():
+            logits = self._model(
+                block.token_ids, position_ids=block.position_ids, use_cache=False
+            ).logits
+        return summed_loss(logits, block)
+
+
+def summed_loss(logits: torch.Tensor, block: Packed) -> torch.Tensor:
+    """Return the sum of -ln p over the learnt tokens of `block`; a scalar, float32.
+
+    `logits` are [rows, length, vocabulary]; those at one position speak of the next.
+    """
+    import torch
+
+    learnt = block.learnt[:, 1:]
+    said, wanted = logits[:, :-1][learnt], block.token_ids[:, 1:][learnt]
+    return torch.nn.functional.cross_entropy(said.float(), wanted, reduction="sum")
+
+
+def _cut(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Yield all indices in their order, in batches of about `most_tokens`."""
+    batch: list[int] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        batch.append(index)
+        tokens += length
+        if tokens >= most_tokens:
+            yield batch
+            batch, tokens = [], 0
+    if batch:
+        yield batch
