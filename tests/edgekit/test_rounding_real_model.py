@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,15 +34,24 @@ def every_core() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder that is removed at once: pytest would keep a gigabyte."""
+    with tempfile.TemporaryDirectory(prefix="edgekit-real-") as name:
+        monkeypatch.setenv("EDGEKIT_HOME", f"{name}/home")
+        yield Path(name)
+
+
 @pytest.mark.usefixtures("every_core")
-def test_compensated_codes_are_closer_on_every_kind_of_text(tmp_path: Path) -> None:
-    import_gguf(real_gguf(), tmp_path / "checkpoint")
-    checkpoint = Checkpoint.open(tmp_path / "checkpoint")
+def test_compensated_codes_are_closer_on_every_kind_of_text(folder: Path) -> None:
+    (folder / "checkpoint").mkdir()
+    import_gguf(real_gguf(), folder / "checkpoint")
+    checkpoint = Checkpoint.open(folder / "checkpoint")
     recipe = Recipe.of("gguf", "iq4_nl")
     cares: tuple[Care, ...] = ("calibrated", "compensated")
     found, sizes = [], set()
     for care in cares:
-        out = tmp_path / care
+        out = folder / care
         artifact = run_request(Request(checkpoint, recipe, care), out, progress=NoProgress())
         checked = certify(artifact, checkpoint.path, Wanted(), NoProgress())
         assert checked.certificate is not None, checked.stages
