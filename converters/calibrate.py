@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,11 +131,10 @@ def lesson_windows(
     Scales that are trained on the same words again and again fit these words. A file is what it
     is: all of it. Raises InputError.
     """
-    lessons = calibration_windows(checkpoint, text, cache_folder, progress)
-    part = 0
+    cache = _Cache(cache_folder, checkpoint.digest(), text, None)
+    lessons = _windows(checkpoint, cache, progress)
     while text is None and sum(len(lesson.token_ids) for lesson in lessons) < tokens:
-        part += 1
-        cache = _Cache(cache_folder, checkpoint.digest(), None, None, part)
+        cache = replace(cache, part=cache.part + 1)
         lessons = lessons + _windows(checkpoint, cache, progress)
     return lessons
 

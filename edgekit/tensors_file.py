@@ -51,6 +51,17 @@ def _write(tensors: dict[str, torch.Tensor], path: Path, document: str) -> None:
         raise OSError(int(found.group(1)), str(error), str(path)) from error
 
 
+def load_document(path: Path) -> Any:
+    """Return the document alone, from the file's header; None if the file is absent or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})[KEY])
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+
+
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], Any] | None:
     """Return what `save_tensors` wrote to `path`, on the CPU; None if it is absent or damaged."""
     from safetensors import SafetensorError, safe_open

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +62,12 @@ def round_checkpoint(work: Work, cache_folder: Path, progress: Progress) -> Roun
     compensated = _kept(cache_folder / f"{key}.npz", lambda: _compensate(work, progress))
     if not work.steps:
         return compensated
-    lessons = _digest([CACHE_VERSION, [lesson.token_ids for lesson in work.lessons]])[:32]
-    file = cache_folder / f"{key}-{lessons}-{work.steps}-steps.npz"
+    training = Training(steps=work.steps)
+    lessons = [lesson.token_ids for lesson in work.lessons]
+    taught = _digest([CACHE_VERSION, asdict(training), lessons])[:32]
+    file = cache_folder / f"{key}-{taught}.npz"
     state = file.with_suffix(".state")
-    distilled = _kept(file, lambda: _distil(work, compensated, state, progress))
+    distilled = _kept(file, lambda: _distil(work, training, compensated, state, progress))
     state.unlink(missing_ok=True)
     return distilled
 
@@ -88,9 +90,10 @@ def _compensate(work: Work, progress: Progress) -> Rounded:
     return Rounded(starts | layers, facts=facts)
 
 
-def _distil(work: Work, rounded: Rounded, state: Path, progress: Progress) -> Rounded:
+def _distil(
+    work: Work, training: Training, rounded: Rounded, state: Path, progress: Progress
+) -> Rounded:
     model = load_model(work.checkpoint)
-    training = Training(steps=work.steps)
     result = distil(model, rounded.blocks, work.lessons, training, progress, state)
     facts = {
         **rounded.facts,

@@ -20,7 +20,7 @@ from edgekit.adam import adam_memory, restore_adam
 from edgekit.errors import GateError
 from edgekit.files import require_space, write_atomically
 from edgekit.progress import Advance, Progress
-from edgekit.tensors_file import load_tensors, save_tensors
+from edgekit.tensors_file import load_document, load_tensors, save_tensors
 from edgekit.train.curve import as_lines
 from edgekit.train.order import batches
 from edgekit.train.schedule import Budget, learning_rate
@@ -144,8 +144,8 @@ def train(
 
 def saved_step(folder: Path) -> int | None:
     """Return the step of the state in `folder`, None if there is none to go on from."""
-    found = load_tensors(folder / STATE)
-    return None if found is None else int(found[1]["step"])
+    document = load_document(folder / STATE)
+    return None if document is None else int(document["step"])
 
 
 class _Loop:

@@ -51,8 +51,13 @@ class Request:
     @property
     def default_folder(self) -> Path:
         """Return where the store keeps the artifact."""
-        suffix = "" if self.care == "plain" else f"-{self.care}"
-        return artifacts() / f"{self.checkpoint.path.resolve().name}-{self.recipe.name}{suffix}"
+        return folder_in_store(self.checkpoint.path, self.recipe, self.care)
+
+
+def folder_in_store(checkpoint: Path, recipe: Recipe, care: Care = "plain") -> Path:
+    """Return where the store keeps the artifact of a checkpoint's folder, which need not exist."""
+    suffix = "" if care == "plain" else f"-{care}"
+    return artifacts() / f"{checkpoint.resolve().name}-{recipe.name}{suffix}"
 
 
 def plan_request(request: Request, progress: Progress) -> Plan:

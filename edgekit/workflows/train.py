@@ -25,7 +25,7 @@ from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
-from edgekit.store import artifacts, cache, find_checkpoint
+from edgekit.store import cache, find_checkpoint
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -39,7 +39,7 @@ from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
 from edgekit.train.supervised import Supervision
 from edgekit.train.trained import choose, finish
-from edgekit.workflows.conversion import Request, run_request
+from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
@@ -110,7 +110,7 @@ def run_training(
 
 def require_free(out: Path, recipe: Recipe) -> None:
     """Raise FolderExistsError if what is trained into `out` could not be converted afterwards."""
-    artifact = artifacts() / f"{out.resolve().name}-{recipe.name}"
+    artifact = folder_in_store(out, recipe)
     if artifact.exists() and not out.exists():
         raise FolderExistsError(
             f"{artifact} exists already, and what is trained could not be converted into it",
@@ -251,8 +251,9 @@ class _Job:
         outcome = train(lesson, trained, settings, self.folder, self._progress, tell)
         finish(model, trained)
         round_weights(model, self._parent)
-        with self._progress.task("judging the trained model", None, "passes"):
+        with self._progress.task("judging the trained model", 1, "passes") as advance:
             after = lesson.judge()
+            advance(1)
         how = self._how(outcome, after)
         _require_better(how)
         stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)

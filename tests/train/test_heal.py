@@ -6,10 +6,8 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +32,8 @@ from edgekit.train.lessons import Source
 from edgekit.train.loop import Settings
 from edgekit.train.schedule import Budget
 from edgekit.workflows.heal import Healed, heal
+
+from .kills import kill_after
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 12
@@ -185,13 +185,7 @@ def test_kill_9_at_any_moment(patient: Any, tmp_path: Path, cache: Path) -> None
     words = [sys.executable, "-m", "edgekit", "heal", str(patient.pruned.path), "-o",
              str(tmp_path / "out"), "--steps", "30", *SETTINGS]  # fmt: skip
     for trace in ("lessons-*/text-*", "lessons-*/taught-*", "run-*/state.*"):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while process.poll() is None and not list(cache.glob(trace)):
-            time.sleep(0.005)
-        time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        kill_after(words, cache, trace, 0.1)
         assert not (tmp_path / "out").exists()
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

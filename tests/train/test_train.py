@@ -7,10 +7,8 @@ import json
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +32,8 @@ from edgekit.train.supervised import Supervision
 from edgekit.workflows import train as train_workflow
 from edgekit.workflows.certify.chain import ancestry
 from edgekit.workflows.train import FineTuned, prepare_training, run_training
+
+from .kills import kill_after
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 12
@@ -236,15 +236,8 @@ def test_kill_9_at_any_moment(parent: Path, tmp_path: Path, edgekit_home: Path) 
     config = configured(tmp_path, parent, steps=40, save_seconds=0.01)
     straight = trained(config, tmp_path / "straight")
     words = [sys.executable, "-m", "edgekit", "train", str(config), "-o", str(tmp_path / "out")]
-    for wait in (0.0, 0.1, 0.3):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        kept = edgekit_home / "cache" / "training"
-        while process.poll() is None and not list(kept.glob("run-*/state.*")):
-            time.sleep(0.005)
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    for wait_s in (0.0, 0.1, 0.3):
+        kill_after(words, edgekit_home / "cache" / "training", "run-*/state.*", wait_s)
         assert not (tmp_path / "out").exists()
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
