@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
 	@echo "Installing. llama-cpp-python is compiled here the first time: about six minutes on two cores."
-	$(PIP) install --constraint constraints.txt --editable '.[convert,chat]' --group dev
+	$(PIP) install --constraint constraints.txt --editable '.[train,chat]' --group dev
 	touch $@
 
 bundle-tools: install $(VENV)/.bundle-tools
