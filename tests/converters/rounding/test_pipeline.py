@@ -99,6 +99,7 @@ def test_the_engine_answers_closer_to_the_original(
     assert artifact.manifest.source.recipe["rounding"]["method"] == "distilled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_the_gguf_holds_what_was_chosen(
     architecture: str, make_checkpoint: Callable[..., Path], tmp_path: Path
