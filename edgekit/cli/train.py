@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from converters.recipe import Recipe
     from edgekit.artifact import Artifact
     from edgekit.train.dataset import Report
+    from edgekit.train.team import Team
     from edgekit.workflows.train import FineTuned, Prepared
 
 
@@ -36,7 +37,20 @@ def train(
 
     Every record is checked before the first step. Run the same command again after an
     interruption: it goes on. The weights are those that did best on held-out records.
+
+    On several GPUs, started on each machine with the same folders:
+    torchrun --nproc-per-node GPUS -m edgekit train CONFIG
     """
+    from edgekit.train.team import joined
+
+    with joined() as team:
+        _train(config, out, recipe, dry_run, replace, as_json, team)
+
+
+def _train(
+    config: Path, out: Path | None, recipe: str | None, dry_run: bool, replace: bool,
+    as_json: bool, team: Team,
+) -> None:  # fmt: skip
     from edgekit.cli.progress import Bars
     from edgekit.store import models, safe_name
     from edgekit.train.configuration import read_configuration
@@ -46,13 +60,18 @@ def train(
     then = None if recipe is None else _recipe(recipe)
     out = out or models() / safe_name(config.stem)
     if dry_run:
-        _print_plan(workflow.prepare_training(configuration, bars), as_json)
+        if team.is_first:
+            _print_plan(workflow.prepare_training(configuration, bars), as_json)
+        team.wait()
         return
     if then is not None and not replace:
         workflow.require_free(out, then)
     trained = workflow.run_training(
-        configuration, out, progress=bars, tell=bars.say, announce=_announce, replace=replace
-    )
+        configuration, out, progress=bars, tell=bars.say, announce=_announce, replace=replace,
+        team=team,
+    )  # fmt: skip
+    if not team.is_first:
+        return
     artifact = None
     if then is not None:
         artifact = workflow.convert_training(trained, then, bars, replace=replace)

@@ -20,10 +20,13 @@ from edgekit.adam import adam_memory, restore_adam
 from edgekit.errors import GateError
 from edgekit.files import require_space, write_atomically
 from edgekit.progress import Advance, Progress
-from edgekit.tensors_file import load_document, load_tensors, save_tensors
+from edgekit.tensors_file import load_document, load_tensors
 from edgekit.train.curve import as_lines
 from edgekit.train.order import batches
+from edgekit.train.pieces import pieces, put_together
 from edgekit.train.schedule import Budget, learning_rate
+from edgekit.train.sharding import save_whole
+from edgekit.train.team import ALONE, Team
 from edgekit.train.trained import Trained
 
 STATE, BEST, CURVE = "state.safetensors", "best.safetensors", "curve.jsonl"
@@ -123,18 +126,19 @@ def train(
     folder: Path,
     progress: Progress,
     tell: Tell = lambda _words: None,
+    team: Team = ALONE,
 ) -> Outcome:
     """Train the parameters of `trained` by `lesson`; leave the best that was found in them.
 
     "Best" is by the lesson's figure. The state is kept in `folder`. On a CPU, a run that was
-    interrupted gives the same weights as one that was not. Raises NoHelpError if the run fell
-    apart before anything was better, GateError if the disk is too small or full: the last state
-    stays as it is.
+    interrupted gives the same weights as one that was not. The processes of `team` train together;
+    the state is the same for any number of them. Raises NoHelpError if the run fell apart before
+    anything was better, GateError if the disk is too small or full: the last state stays as it is.
     """
     weights_bytes = sum(value.nbytes for value in trained.values().values())
     kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
     require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
-    loop = _Loop(lesson, trained, settings, folder, tell)
+    loop = _Loop(lesson, trained, settings, folder, tell, team)
     stopped = loop.resume()
     while not stopped and loop.done < 1:
         with loop.stretch(progress) as advance:
@@ -150,11 +154,12 @@ def saved_step(folder: Path) -> int | None:
 
 class _Loop:
     def __init__(
-        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell
-    ) -> None:
+        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell,
+        team: Team,
+    ) -> None:  # fmt: skip
         self.run = Run(lesson.figure)
         self._lesson, self._trained, self._settings = lesson, trained, settings
-        self._folder, self._tell = folder, tell
+        self._folder, self._tell, self._team = folder, tell, team
         self._optimizer = trained.optimizer()
         self._save_s = SAVE_S if settings.save_s is None else settings.save_s
         self._saved = time.monotonic()
@@ -171,25 +176,25 @@ class _Loop:
         tensors, document = found
         self.run = Run(self._lesson.figure, **document)
         self._trained.restore({n: tensors[f"weight.{n}"] for n in self._trained.parameters})
-        restore_adam(self._optimizer, self._trained.parameters, tensors)
+        parameters = self._trained.parameters
+        memory = {n: t for n, t in tensors.items() if n.partition(".")[2] in parameters}
+        restore_adam(self._optimizer, parameters, pieces(memory, parameters))
         return ""
 
     def _save(self) -> None:
         tensors = {f"weight.{name}": value for name, value in self._trained.values().items()}
         tensors |= adam_memory(self._optimizer, self._trained.parameters)
         run = self.run
-        save_tensors(
-            self._folder / STATE,
-            tensors,
-            {
-                "step": run.step,
-                "tokens": run.tokens,
-                "elapsed_s": run.elapsed_s,
-                "stretch": run.stretch,
-                "curve": run.curve,
-            },
-        )
-        write_atomically(self._folder / CURVE, as_lines(run.curve))  # for whoever watches
+        document = {
+            "step": run.step,
+            "tokens": run.tokens,
+            "elapsed_s": run.elapsed_s,
+            "stretch": run.stretch,
+            "curve": run.curve,
+        }
+        save_whole(self._folder / STATE, tensors, document, self._team)
+        if self._team.is_first:
+            write_atomically(self._folder / CURVE, as_lines(run.curve))  # for whoever watches
         self._saved = time.monotonic()
 
     @contextmanager
@@ -228,15 +233,16 @@ class _Loop:
             problem = self._step(batch)
             if problem:
                 return problem
-            run.elapsed_s = time.monotonic() - start
+            is_due = time.monotonic() - self._saved > self._save_s
+            run.elapsed_s, is_due = self._team.agree((time.monotonic() - start, is_due))
             advance(1)
             speed = (run.tokens - earlier[0]) / max(run.elapsed_s - earlier[1], 1e-9)
             self._tell(f"{self._lesson.name}: loss {run.curve[-1]['loss']:.4f}, {speed:.0f} tok/s")
-            if time.monotonic() - self._saved > self._save_s:
+            if is_due:
                 self._save()
         run.stretch = max(run.stretch + 1, int(self.done * settings.stretches))
         problem = self._judge()
-        run.elapsed_s = time.monotonic() - start
+        run.elapsed_s = self._team.agree(time.monotonic() - start)
         return problem
 
     def _step(self, batch: list[int]) -> str:
@@ -249,7 +255,8 @@ class _Loop:
             group["lr"] = rate
         loss = self._lesson.backward(batch)
         parameters = self._trained.parameters.values()
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        norm = float(put_together(torch.nn.utils.clip_grad_norm_(parameters, settings.clip)))
+        loss, norm = self._team.agree([loss, norm])
         if not math.isfinite(loss + norm):
             place = self._lesson.place(batch)
             return f"the loss is no number any more at step {run.step + 1}{place}"
@@ -271,7 +278,7 @@ class _Loop:
 
     def _judge(self) -> str:
         """Judge the held-out text, keep the weights if none were better, save the state."""
-        figures, run, lesson = self._lesson.judge(), self.run, self._lesson
+        figures, run, lesson = self._team.agree(self._lesson.judge()), self.run, self._lesson
         now = figures[lesson.figure]
         earlier = [entry[lesson.figure] for entry in run.judged]
         if not all(map(math.isfinite, figures.values())):
@@ -280,7 +287,8 @@ class _Loop:
             {"step": run.step, "tokens": run.tokens, **figures, "elapsed_s": run.elapsed_s}
         )
         if not earlier or now < min(earlier):
-            save_tensors(self._folder / BEST, self._trained.values(), {"step": run.step})
+            best = self._trained.values()
+            save_whole(self._folder / BEST, best, {"step": run.step}, self._team)
         self._save()
         if earlier and now > lesson.diverged * earlier[0]:
             return f"the {lesson.figure_name} rose from {earlier[0]:.4f} to {now:.4f}"
