@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli.output import facts, json_option, print_json, styled, table
 from edgekit.errors import UsageError
+from edgekit.units import format_bytes
 
 if TYPE_CHECKING:
     from converters.recipe import Recipe
@@ -51,12 +52,12 @@ def _train(
     config: Path, out: Path | None, recipe: str | None, dry_run: bool, replace: bool,
     as_json: bool, team: Team,
 ) -> None:  # fmt: skip
-    from edgekit.cli.progress import Bars
+    from edgekit.cli.training_view import TrainingView
     from edgekit.store import models, safe_name
     from edgekit.train.configuration import read_configuration
     from edgekit.workflows import train as workflow
 
-    configuration, bars = read_configuration(config), Bars()
+    configuration, bars = read_configuration(config), TrainingView()
     then = None if recipe is None else _recipe(recipe)
     out = out or models() / safe_name(config.stem)
     if dry_run:
@@ -67,7 +68,7 @@ def _train(
     if then is not None and not replace:
         workflow.require_free(out, then)
     trained = workflow.run_training(
-        configuration, out, progress=bars, tell=bars.say, announce=_announce, replace=replace,
+        configuration, out, progress=bars, tell=bars.tell, announce=_announce, replace=replace,
         team=team,
     )  # fmt: skip
     if not team.is_first:
@@ -94,6 +95,11 @@ def _announce(prepared: Prepared) -> None:
     """Say what was found in the data, and whether an interrupted run goes on."""
     for note in _notes(prepared.data.report):
         click.echo(f"{styled('note:', fg='yellow')} {note}", err=True)
+    if prepared.leftovers:
+        days = min(leftover.days for leftover in prepared.leftovers)
+        freed = format_bytes(sum(leftover.bytes for leftover in prepared.leftovers))
+        what = f"{len(prepared.leftovers)} unfinished runs, {freed}, that are {days:.0f} days old"
+        click.echo(f"removed from the cache: {what} or older", err=True)
     if prepared.resumed_step is not None:
         click.echo(f"an interrupted run goes on at step {prepared.resumed_step}", err=True)
 

@@ -22,10 +22,12 @@ from edgekit.files import require_space, write_atomically
 from edgekit.progress import Advance, Progress
 from edgekit.tensors_file import load_document, load_tensors
 from edgekit.train.curve import as_lines
+from edgekit.train.meter import Meter
 from edgekit.train.order import batches
 from edgekit.train.pieces import pieces, put_together
 from edgekit.train.schedule import Budget, learning_rate
 from edgekit.train.sharding import save_whole
+from edgekit.train.standing import Standing
 from edgekit.train.team import ALONE, Team
 from edgekit.train.trained import Trained
 
@@ -35,8 +37,8 @@ SAVE_S = 180.0
 # The state holds three numbers a weight, the best one; a new one stands beside the old one.
 FILES_PER_WEIGHT = 8
 
-Tell = Callable[[str], None]
-"""Is told how the run stands, in a few words, after each step."""
+Tell = Callable[[Standing], None]
+"""Is told how the run stands after each step."""
 
 
 class NoHelpError(GateError):
@@ -90,7 +92,12 @@ class Settings:
 @dataclass(slots=True)
 class Run:
     """How far a run is. `curve` has one entry a step, and one for each time that the held-out
-    text was judged, which has the key `figure`: plain JSON."""
+    text was judged, which has the key `figure`: plain JSON.
+
+    Both have "step", "tokens" (learnt from so far) and "elapsed_s". A step's: "loss",
+    "learning_rate", "gradient_norm" (before clipping), "tokens_per_s", "mfu" (where it is known)
+    and "memory_bytes" (resident, or the most allocated on the GPU).
+    """
 
     figure: str
     step: int = 0
@@ -125,8 +132,9 @@ def train(
     settings: Settings,
     folder: Path,
     progress: Progress,
-    tell: Tell = lambda _words: None,
+    tell: Tell = lambda _standing: None,
     team: Team = ALONE,
+    meter: Meter | None = None,
 ) -> Outcome:
     """Train the parameters of `trained` by `lesson`; leave the best that was found in them.
 
@@ -138,7 +146,7 @@ def train(
     weights_bytes = sum(value.nbytes for value in trained.values().values())
     kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
     require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
-    loop = _Loop(lesson, trained, settings, folder, tell, team)
+    loop = _Loop(lesson, trained, settings, folder, tell, team, meter or Meter())
     stopped = loop.resume()
     while not stopped and loop.done < 1:
         with loop.stretch(progress) as advance:
@@ -155,11 +163,11 @@ def saved_step(folder: Path) -> int | None:
 class _Loop:
     def __init__(
         self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell,
-        team: Team,
+        team: Team, meter: Meter,
     ) -> None:  # fmt: skip
         self.run = Run(lesson.figure)
         self._lesson, self._trained, self._settings = lesson, trained, settings
-        self._folder, self._tell, self._team = folder, tell, team
+        self._folder, self._tell, self._team, self._meter = folder, tell, team, meter
         self._optimizer = trained.optimizer()
         self._save_s = SAVE_S if settings.save_s is None else settings.save_s
         self._saved = time.monotonic()
@@ -226,7 +234,6 @@ class _Loop:
         settings, run = self._settings, self.run
         order = batches(self._lesson.lengths, settings.batch_tokens, settings.seed)
         start = time.monotonic() - run.elapsed_s
-        earlier = (run.tokens, run.elapsed_s)
         for batch in islice(order, run.step, None):
             if self.done >= self._end:
                 break
@@ -236,8 +243,7 @@ class _Loop:
             is_due = time.monotonic() - self._saved > self._save_s
             run.elapsed_s, is_due = self._team.agree((time.monotonic() - start, is_due))
             advance(1)
-            speed = (run.tokens - earlier[0]) / max(run.elapsed_s - earlier[1], 1e-9)
-            self._tell(f"{self._lesson.name}: loss {run.curve[-1]['loss']:.4f}, {speed:.0f} tok/s")
+            self._tell(self._standing())
             if is_due:
                 self._save()
         run.stretch = max(run.stretch + 1, int(self.done * settings.stretches))
@@ -249,7 +255,7 @@ class _Loop:
         """Learn from `batch`. Returns a sentence if there is nothing left to learn with."""
         import torch
 
-        run, settings = self.run, self._settings
+        run, settings, begin = self.run, self._settings, time.monotonic()
         rate = learning_rate(settings.learning_rate, self.done)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -263,7 +269,9 @@ class _Loop:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         run.step += 1
-        run.tokens += sum(self._lesson.lengths[i] for i in batch)
+        lengths = [self._lesson.lengths[i] for i in batch]
+        run.tokens += sum(lengths)
+        speed = self._meter.step(lengths, time.monotonic() - begin)
         run.curve.append(
             {
                 "step": run.step,
@@ -272,9 +280,23 @@ class _Loop:
                 "learning_rate": rate,
                 "gradient_norm": norm,
                 "elapsed_s": run.elapsed_s,
+                "tokens_per_s": round(speed.tokens_per_s, 1),
+                **({} if speed.mfu is None else {"mfu": round(speed.mfu, 4)}),
+                "memory_bytes": self._meter.memory_bytes(),
             }
         )
         return ""
+
+    def _standing(self) -> Standing:
+        run, lesson, budget = self.run, self._lesson, self._settings.budget
+        last, peak = run.curve[-1], self._meter.peak
+        return Standing(
+            lesson.name, run.step, None if budget.minutes is not None else budget.steps,
+            self.done, run.elapsed_s * (1 - self.done) / self.done, last["loss"],
+            lesson.figure_name, run.judged[-1][lesson.figure], last["learning_rate"],
+            self._meter.recent, "" if peak is None else peak.words,
+            int(last["memory_bytes"]), run.curve,
+        )  # fmt: skip
 
     def _judge(self) -> str:
         """Judge the held-out text, keep the weights if none were better, save the state."""

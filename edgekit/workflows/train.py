@@ -6,6 +6,7 @@ cache, under a name that stands for all that decides what comes out of it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -26,6 +27,7 @@ from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import NoProgress, Progress
 from edgekit.store import cache, find_checkpoint
+from edgekit.train.board import Board
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -33,11 +35,14 @@ from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
+from edgekit.train.leftovers import Leftover, lock_of, remove_old_runs
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.meter import Meter
 from edgekit.train.order import batches
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
 from edgekit.train.sharding import on_first, shard
+from edgekit.train.standing import Standing
 from edgekit.train.supervised import Supervision
 from edgekit.train.team import ALONE, Team
 from edgekit.train.trained import Trained, choose, finish
@@ -50,7 +55,8 @@ DEFAULT_CONTEXT = 1024
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a run will do, known before its first step. `steps` is None where minutes end it.
-    `resumed_step`: where an interrupted run goes on, None for a new one."""
+    `resumed_step`: where an interrupted run goes on, None for a new one. `leftovers`: states of
+    other runs, too old to be gone on with, that were removed to begin with."""
 
     parent: Checkpoint
     context: int
@@ -58,6 +64,7 @@ class Prepared:
     digest: str
     steps: int | None
     resumed_step: int | None
+    leftovers: Sequence[Leftover] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ def run_training(
     out: Path,
     *,
     progress: Progress,
-    tell: Tell = lambda _words: None,
+    tell: Tell = lambda _standing: None,
     announce: Callable[[Prepared], None] = lambda _prepared: None,
     replace: bool = False,
     waiting: Waiting = nullcontext,
@@ -107,12 +114,25 @@ def run_training(
             trained = job.finished(out)
         else:
             if team.is_first:
-                announce(job.prepared)
-            trained = job.run(out, replace, tell)
+                leftovers = remove_old_runs(job.folder.parent, beside=job.folder)
+                announce(dataclasses.replace(job.prepared, leftovers=leftovers))
+            with job.board(out) as board:
+                trained = job.run(out, replace, _both(tell, board))
         team.wait()
         if team.is_first:
             shutil.rmtree(job.folder, ignore_errors=True)  # a kill may have come before this
     return trained
+
+
+def _both(tell: Tell, board: Board | None) -> Tell:
+    """Return what tells both whoever watches and TensorBoard how the run stands."""
+
+    def both(standing: Standing) -> None:
+        tell(standing)
+        if board is not None:
+            board.write(standing.curve)
+
+    return both
 
 
 def require_free(out: Path, recipe: Recipe) -> None:
@@ -225,7 +245,17 @@ class _Job:
         """Hold the run; the first process does it for its team."""
         if not self._team.is_first:
             return nullcontext()
-        return file_lock(self.folder.parent / f".{self.folder.name}.lock", waiting)
+        return file_lock(lock_of(self.folder), waiting)
+
+    def board(self, out: Path) -> AbstractContextManager[Board | None]:
+        """Return what writes event files, of the name of `out`, if that is wanted of this process.
+
+        Raises MissingExtraError without TensorBoard, InputError for a bad folder.
+        """
+        folder = self._configuration.train.tensorboard
+        if folder is None or not self._team.is_first:
+            return nullcontext()
+        return Board(folder / out.name, saved_step(self.folder))
 
     @cached_property
     def _steps(self) -> int | None:
@@ -258,6 +288,7 @@ class _Job:
         wanted, team = self._configuration.train, self._team
         team.from_first(lambda: self._keep_data(out))
         model, trained = self._model()
+        meter = Meter.of(model, self._hardware, team)
         trained = shard(model, trained, team, self._hardware)
         lesson = Supervision(model, self._data, self._context, self._hardware, team)
         settings = Settings(
@@ -265,7 +296,7 @@ class _Job:
             wanted.batch_tokens, wanted.clip, wanted.seed,
             self._configuration.evaluate.times, wanted.save_seconds,
         )  # fmt: skip
-        outcome = train(lesson, trained, settings, self.folder, self._progress, tell, team)
+        outcome = train(lesson, trained, settings, self.folder, self._progress, tell, team, meter)
         if team.size > 1:
             best = on_first(trained.values(), team)
             if team.is_first:  # who goes on as if it had trained alone
