@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 @click.option("--then-convert", "recipe", help="gguf:q8_0, or a recipe's name or file.")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the plan, write nothing.")
 @click.option("--replace", is_flag=True, help="Replace the folder if it exists.")
+@click.option("--processes", type=click.IntRange(1), help="Of this machine; one for each GPU.")
 @json_option
+@click.pass_context
 def train(
+    context: click.Context,
     config: Path,
     out: Path | None,
     recipe: str | None,
     dry_run: bool,
     replace: bool,
+    processes: int | None,
     as_json: bool,
 ) -> None:
     """Train as the TOML file CONFIG says, and write an ordinary checkpoint.
@@ -39,9 +43,13 @@ def train(
     Every record is checked before the first step. Run the same command again after an
     interruption: it goes on. The weights are those that did best on held-out records.
 
-    On several GPUs, started on each machine with the same folders:
-    torchrun --nproc-per-node GPUS -m edgekit train CONFIG
+    On the GPUs of several machines, which share the folders, start it on each by torchrun:
+    torchrun --nnodes N --nproc-per-node GPUS --rdzv-endpoint HOST:29400 -m edgekit train CONFIG
     """
+    if processes is not None:
+        from edgekit.train.launch import launch
+
+        context.exit(launch(processes, _words(config, out, recipe, dry_run, replace, as_json)))
     from edgekit.train.team import joined
 
     with joined() as team:
@@ -77,6 +85,17 @@ def _train(
     if then is not None:
         artifact = workflow.convert_training(trained, then, bars, replace=replace)
     _print(trained, artifact, as_json)
+
+
+def _words(
+    config: Path, out: Path | None, recipe: str | None, dry_run: bool, replace: bool, as_json: bool
+) -> list[str]:
+    """Return the command line that each of several processes gets."""
+    words = [] if out is None else ["--out", str(out)]
+    words += [] if recipe is None else ["--then-convert", recipe]
+    flags = {"--dry-run": dry_run, "--replace": replace, "--json": as_json}
+    words += [flag for flag, is_set in flags.items() if is_set]
+    return ["train", *words, "--", str(config)]
 
 
 def _recipe(text: str) -> Recipe:

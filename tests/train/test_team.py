@@ -124,14 +124,21 @@ def test_a_mistake_is_told_once(parent: Path, tmp_path: Path) -> None:  # noqa: 
         sys.argv = ["edgekit", "train", str(config), "-o", str(tmp_path / "out")]
         main()
 
-    for complaint in ("sums.jsonl, line 81: 'messages' is missing", "unknown key in [train]"):
-        codes, errors = forked(2, command, tmp_path)
-        assert codes == [InputError.exit_code] * 2, errors
-        assert "".join(errors).count("error:") == 1
-        assert complaint in "".join(errors)
-        assert "Traceback" not in "".join(errors)
-        config.write_text(config.read_text().replace("steps", "stpes"))
+    codes, errors = forked(2, command, tmp_path)
+    assert codes == [InputError.exit_code] * 2, errors
+    require_one_complaint("".join(errors), "sums.jsonl, line 81: 'messages' is missing")
+    config.write_text(config.read_text().replace("steps", "stpes"))
+    words = [sys.executable, "-m", "edgekit", "train", str(config), "--processes", "2"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == InputError.exit_code, done.stderr
+    require_one_complaint(done.stderr, "unknown key in [train]")
     assert not (tmp_path / "out").exists()
+
+
+def require_one_complaint(told: str, complaint: str) -> None:
+    assert told.count("error:") == 1, told
+    assert complaint in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow
