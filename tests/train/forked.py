@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
+import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,14 +15,15 @@ def forked(
 ) -> tuple[list[int | None], list[str]]:
     """Run `act`, with its number, in `count` processes that torch's environment says belong
     together. Returns what each left with, and what each wrote to stderr into `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    from torch.distributed import TCPStore
+
+    # Where they meet is with whoever started them, as with torchrun, and outlives each of them.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("fork")
     errors = [folder / f"stderr-{rank}" for rank in range(count)]
 
     def start(rank: int) -> BaseProcess:
-        process = context.Process(target=_act, args=(rank, count, port, errors[rank], act))
+        process = context.Process(target=_act, args=(rank, count, store.port, errors[rank], act))
         process.start()
         return process
 
@@ -39,10 +40,10 @@ def _act(rank: int, count: int, port: int, errors: Path, act: Callable[[int], No
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
     }  # fmt: skip
-    handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(handle, 2)
-    os.dup2(handle, 1)
+    sys.stdout = sys.stderr = errors.open("w", buffering=1)  # pytest had put its own there
+    os.dup2(sys.stderr.fileno(), 2)
     import torch
 
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
