@@ -43,8 +43,8 @@ def train(
     Every record is checked before the first step. Run the same command again after an
     interruption: it goes on. The weights are those that did best on held-out records.
 
-    On the GPUs of several machines, which share the folders, start it on each by torchrun:
-    torchrun --nnodes N --nproc-per-node GPUS --rdzv-endpoint HOST:29400 -m edgekit train CONFIG
+    On several machines that share the folders, start it on each by torchrun: torchrun --nnodes N
+    --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m edgekit train CONFIG
     """
     if processes is not None:
         from edgekit.train.launch import launch

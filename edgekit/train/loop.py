@@ -185,7 +185,7 @@ class _Loop:
         self.run = Run(self._lesson.figure, **document)
         self._trained.restore({n: tensors[f"weight.{n}"] for n in self._trained.parameters})
         parameters = self._trained.parameters
-        memory = {n: t for n, t in tensors.items() if n.partition(".")[2] in parameters}
+        memory = {n: t for n, t in tensors.items() if not n.startswith("weight.")}
         restore_adam(self._optimizer, parameters, pieces(memory, parameters))
         return ""
 
