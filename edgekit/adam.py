@@ -31,10 +31,12 @@ def restore_adam(
     memory: Mapping[str, torch.Tensor],
 ) -> None:
     """Let `optimiser` remember what `adam_memory` returned of the same parameters."""
+    fused = optimiser.defaults.get("fused")
     for name, parameter in parameters.items():
         if f"mean.{name}" in memory:
+            step = memory[f"step.{name}"]
             optimiser.state[parameter] = {
-                "step": memory[f"step.{name}"],
+                "step": step.to(parameter.device) if fused else step,
                 "exp_avg": memory[f"mean.{name}"].to(parameter.device),
                 "exp_avg_sq": memory[f"square.{name}"].to(parameter.device),
             }

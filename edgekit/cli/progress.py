@@ -14,6 +14,7 @@ from edgekit.units import format_bytes
 
 LABEL_COLUMNS = 38
 REDRAW_S = 0.1
+WIPE = "\r\x1b[J"  # the line, and what may stand below it
 
 
 class Bars:
@@ -65,11 +66,11 @@ class _Line:
     def finish(self) -> None:
         seconds = time.monotonic() - self._start
         text = f"{self._label.ljust(LABEL_COLUMNS)} {self._amount(self._done)}, {seconds:.1f} s"
-        click.echo(("\r\x1b[K" if self._terminal else "") + f"  {text}", err=True)
+        click.echo((WIPE if self._terminal else "") + f"  {text}", err=True)
 
     def clear(self) -> None:
         if self._terminal:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            click.echo(WIPE, nl=False, err=True)
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()

@@ -9,11 +9,13 @@ import click
 
 from edgekit.cli.output import facts, json_option, print_json, styled, table
 from edgekit.errors import UsageError
+from edgekit.units import format_bytes
 
 if TYPE_CHECKING:
     from converters.recipe import Recipe
     from edgekit.artifact import Artifact
     from edgekit.train.dataset import Report
+    from edgekit.train.team import Team
     from edgekit.workflows.train import FineTuned, Prepared
 
 
@@ -23,40 +25,77 @@ if TYPE_CHECKING:
 @click.option("--then-convert", "recipe", help="gguf:q8_0, or a recipe's name or file.")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the plan, write nothing.")
 @click.option("--replace", is_flag=True, help="Replace the folder if it exists.")
+@click.option("--processes", type=click.IntRange(1), help="Of this machine; one for each GPU.")
 @json_option
+@click.pass_context
 def train(
+    context: click.Context,
     config: Path,
     out: Path | None,
     recipe: str | None,
     dry_run: bool,
     replace: bool,
+    processes: int | None,
     as_json: bool,
 ) -> None:
     """Train as the TOML file CONFIG says, and write an ordinary checkpoint.
 
     Every record is checked before the first step. Run the same command again after an
     interruption: it goes on. The weights are those that did best on held-out records.
+
+    On several machines that share the folders, start it on each by torchrun: torchrun --nnodes N
+    --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m edgekit train CONFIG
     """
-    from edgekit.cli.progress import Bars
+    if processes is not None:
+        from edgekit.train.launch import launch
+
+        context.exit(launch(processes, _words(config, out, recipe, dry_run, replace, as_json)))
+    from edgekit.train.team import joined
+
+    with joined() as team:
+        _train(config, out, recipe, dry_run, replace, as_json, team)
+
+
+def _train(
+    config: Path, out: Path | None, recipe: str | None, dry_run: bool, replace: bool,
+    as_json: bool, team: Team,
+) -> None:  # fmt: skip
+    from edgekit.cli.training_view import TrainingView
     from edgekit.store import models, safe_name
     from edgekit.train.configuration import read_configuration
     from edgekit.workflows import train as workflow
 
-    configuration, bars = read_configuration(config), Bars()
+    configuration, bars = read_configuration(config), TrainingView()
     then = None if recipe is None else _recipe(recipe)
     out = out or models() / safe_name(config.stem)
     if dry_run:
-        _print_plan(workflow.prepare_training(configuration, bars), as_json)
+        if team.is_first:
+            _print_plan(workflow.prepare_training(configuration, bars), as_json)
+        team.wait()
         return
     if then is not None and not replace:
         workflow.require_free(out, then)
     trained = workflow.run_training(
-        configuration, out, progress=bars, tell=bars.say, announce=_announce, replace=replace
-    )
+        configuration, out, progress=bars, tell=bars.tell, announce=_announce, replace=replace,
+        team=team,
+    )  # fmt: skip
+    if not team.is_first:
+        return
     artifact = None
     if then is not None:
         artifact = workflow.convert_training(trained, then, bars, replace=replace)
     _print(trained, artifact, as_json)
+
+
+def _words(
+    config: Path, out: Path | None, recipe: str | None, dry_run: bool, replace: bool, as_json: bool
+) -> list[str]:
+    """Return the command line that each of several processes gets."""
+    words = [] if out is None else ["--out", str(out)]
+    words += [] if recipe is None else ["--then-convert", recipe]
+    flags = {"--dry-run": dry_run, "--replace": replace, "--json": as_json}
+    words += [flag for flag, is_set in flags.items() if is_set]
+    return ["train", *words, "--", str(config)]
 
 
 def _recipe(text: str) -> Recipe:
@@ -75,6 +114,11 @@ def _announce(prepared: Prepared) -> None:
     """Say what was found in the data, and whether an interrupted run goes on."""
     for note in _notes(prepared.data.report):
         click.echo(f"{styled('note:', fg='yellow')} {note}", err=True)
+    if prepared.leftovers:
+        days = min(leftover.days for leftover in prepared.leftovers)
+        freed = format_bytes(sum(leftover.bytes for leftover in prepared.leftovers))
+        what = f"{len(prepared.leftovers)} unfinished runs, {freed}, that are {days:.0f} days old"
+        click.echo(f"removed from the cache: {what} or older", err=True)
     if prepared.resumed_step is not None:
         click.echo(f"an interrupted run goes on at step {prepared.resumed_step}", err=True)
 

@@ -56,7 +56,8 @@ class DataSection:
 @dataclass(frozen=True, slots=True)
 class TrainSection:
     """`[train]`: how it is learnt; it ends after `steps`, `epochs` or `minutes`, whatever is
-    first. `only` "norms" trains the gains of the norms alone. `save_seconds`: between states."""
+    first. `only` "norms" trains the gains of the norms alone. `save_seconds`: between states.
+    `tensorboard`: the folder for event files, in which each run has one of its name."""
 
     steps: int | None = None
     epochs: float | None = None
@@ -67,6 +68,7 @@ class TrainSection:
     seed: int = 0
     only: Only | None = None
     save_seconds: float = 180.0
+    tensorboard: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class Configuration:
         for key in ("files", "evaluation_files"):
             data[key] = [Path(path).name for path in data[key]]
         found["train"]["learning_rate"] = self.learning_rate
-        del found["train"]["save_seconds"]
+        for key in ("save_seconds", "tensorboard"):
+            del found["train"][key]
         return {s: {k: v for k, v in t.items() if v not in (None, [])} for s, t in found.items()}
 
 
@@ -166,6 +169,7 @@ def _train(table: _Table) -> TrainSection:
         seed=table.whole("seed", 0, least=0) or 0,
         only=table.choice("only", get_args(Only)) if table.has("only") else None,
         save_seconds=table.number("save_seconds", 180.0) or 180.0,
+        tensorboard=table.folder("tensorboard"),
     )
     if found.steps is None and found.epochs is None and found.minutes is None:
         raise table.error("", "says neither steps, epochs nor minutes: the run would have no end")
@@ -272,6 +276,17 @@ class _Table:
         if len(set(paths)) != len(paths):
             raise self.error(key, "names a file twice")
         return paths
+
+    def folder(self, key: str) -> Path | None:
+        """Return a folder, which need not exist, or None where none is named."""
+        name = self.optional_text(key)
+        try:
+            path = None if name is None else self.path.parent / Path(name).expanduser()
+            if path is None or path.is_dir() or not path.exists():
+                return path
+        except (OSError, RuntimeError):  # a name that is too long, a user that there is not
+            pass
+        raise self.error(key, f"is {name!r:.200}, which cannot be a folder")
 
     def _file(self, key: str, name: str) -> Path:
         try:

@@ -20,10 +20,15 @@ from edgekit.adam import adam_memory, restore_adam
 from edgekit.errors import GateError
 from edgekit.files import require_space, write_atomically
 from edgekit.progress import Advance, Progress
-from edgekit.tensors_file import load_document, load_tensors, save_tensors
+from edgekit.tensors_file import load_document, load_tensors
 from edgekit.train.curve import as_lines
+from edgekit.train.meter import Meter
 from edgekit.train.order import batches
+from edgekit.train.pieces import pieces, put_together
 from edgekit.train.schedule import Budget, learning_rate
+from edgekit.train.sharding import save_whole
+from edgekit.train.standing import Standing
+from edgekit.train.team import ALONE, Team
 from edgekit.train.trained import Trained
 
 STATE, BEST, CURVE = "state.safetensors", "best.safetensors", "curve.jsonl"
@@ -32,8 +37,8 @@ SAVE_S = 180.0
 # The state holds three numbers a weight, the best one; a new one stands beside the old one.
 FILES_PER_WEIGHT = 8
 
-Tell = Callable[[str], None]
-"""Is told how the run stands, in a few words, after each step."""
+Tell = Callable[[Standing], None]
+"""Is told how the run stands after each step."""
 
 
 class NoHelpError(GateError):
@@ -87,7 +92,12 @@ class Settings:
 @dataclass(slots=True)
 class Run:
     """How far a run is. `curve` has one entry a step, and one for each time that the held-out
-    text was judged, which has the key `figure`: plain JSON."""
+    text was judged, which has the key `figure`: plain JSON.
+
+    Both have "step", "tokens" (learnt from so far) and "elapsed_s". A step's: "loss",
+    "learning_rate", "gradient_norm" (before clipping), "tokens_per_s", "mfu" (where it is known)
+    and "memory_bytes" (resident, or the most allocated on the GPU).
+    """
 
     figure: str
     step: int = 0
@@ -122,19 +132,21 @@ def train(
     settings: Settings,
     folder: Path,
     progress: Progress,
-    tell: Tell = lambda _words: None,
+    tell: Tell = lambda _standing: None,
+    team: Team = ALONE,
+    meter: Meter | None = None,
 ) -> Outcome:
     """Train the parameters of `trained` by `lesson`; leave the best that was found in them.
 
     "Best" is by the lesson's figure. The state is kept in `folder`. On a CPU, a run that was
-    interrupted gives the same weights as one that was not. Raises NoHelpError if the run fell
-    apart before anything was better, GateError if the disk is too small or full: the last state
-    stays as it is.
+    interrupted gives the same weights as one that was not. The processes of `team` train together;
+    the state is the same for any number of them. Raises NoHelpError if the run fell apart before
+    anything was better, GateError if the disk is too small or full: the last state stays as it is.
     """
     weights_bytes = sum(value.nbytes for value in trained.values().values())
     kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
     require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
-    loop = _Loop(lesson, trained, settings, folder, tell)
+    loop = _Loop(lesson, trained, settings, folder, tell, team, meter or Meter())
     stopped = loop.resume()
     while not stopped and loop.done < 1:
         with loop.stretch(progress) as advance:
@@ -150,11 +162,12 @@ def saved_step(folder: Path) -> int | None:
 
 class _Loop:
     def __init__(
-        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell
-    ) -> None:
+        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell,
+        team: Team, meter: Meter,
+    ) -> None:  # fmt: skip
         self.run = Run(lesson.figure)
         self._lesson, self._trained, self._settings = lesson, trained, settings
-        self._folder, self._tell = folder, tell
+        self._folder, self._tell, self._team, self._meter = folder, tell, team, meter
         self._optimizer = trained.optimizer()
         self._save_s = SAVE_S if settings.save_s is None else settings.save_s
         self._saved = time.monotonic()
@@ -171,25 +184,25 @@ class _Loop:
         tensors, document = found
         self.run = Run(self._lesson.figure, **document)
         self._trained.restore({n: tensors[f"weight.{n}"] for n in self._trained.parameters})
-        restore_adam(self._optimizer, self._trained.parameters, tensors)
+        parameters = self._trained.parameters
+        memory = {n: t for n, t in tensors.items() if not n.startswith("weight.")}
+        restore_adam(self._optimizer, parameters, pieces(memory, parameters))
         return ""
 
     def _save(self) -> None:
         tensors = {f"weight.{name}": value for name, value in self._trained.values().items()}
         tensors |= adam_memory(self._optimizer, self._trained.parameters)
         run = self.run
-        save_tensors(
-            self._folder / STATE,
-            tensors,
-            {
-                "step": run.step,
-                "tokens": run.tokens,
-                "elapsed_s": run.elapsed_s,
-                "stretch": run.stretch,
-                "curve": run.curve,
-            },
-        )
-        write_atomically(self._folder / CURVE, as_lines(run.curve))  # for whoever watches
+        document = {
+            "step": run.step,
+            "tokens": run.tokens,
+            "elapsed_s": run.elapsed_s,
+            "stretch": run.stretch,
+            "curve": run.curve,
+        }
+        save_whole(self._folder / STATE, tensors, document, self._team)
+        if self._team.is_first:
+            write_atomically(self._folder / CURVE, as_lines(run.curve))  # for whoever watches
         self._saved = time.monotonic()
 
     @contextmanager
@@ -221,42 +234,44 @@ class _Loop:
         settings, run = self._settings, self.run
         order = batches(self._lesson.lengths, settings.batch_tokens, settings.seed)
         start = time.monotonic() - run.elapsed_s
-        earlier = (run.tokens, run.elapsed_s)
         for batch in islice(order, run.step, None):
             if self.done >= self._end:
                 break
             problem = self._step(batch)
             if problem:
                 return problem
-            run.elapsed_s = time.monotonic() - start
+            is_due = time.monotonic() - self._saved > self._save_s
+            run.elapsed_s, is_due = self._team.agree((time.monotonic() - start, is_due))
             advance(1)
-            speed = (run.tokens - earlier[0]) / max(run.elapsed_s - earlier[1], 1e-9)
-            self._tell(f"{self._lesson.name}: loss {run.curve[-1]['loss']:.4f}, {speed:.0f} tok/s")
-            if time.monotonic() - self._saved > self._save_s:
+            self._tell(self._standing())
+            if is_due:
                 self._save()
         run.stretch = max(run.stretch + 1, int(self.done * settings.stretches))
         problem = self._judge()
-        run.elapsed_s = time.monotonic() - start
+        run.elapsed_s = self._team.agree(time.monotonic() - start)
         return problem
 
     def _step(self, batch: list[int]) -> str:
         """Learn from `batch`. Returns a sentence if there is nothing left to learn with."""
         import torch
 
-        run, settings = self.run, self._settings
+        run, settings, begin = self.run, self._settings, time.monotonic()
         rate = learning_rate(settings.learning_rate, self.done)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss = self._lesson.backward(batch)
         parameters = self._trained.parameters.values()
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        norm = float(put_together(torch.nn.utils.clip_grad_norm_(parameters, settings.clip)))
+        loss, norm = self._team.agree([loss, norm])
         if not math.isfinite(loss + norm):
             place = self._lesson.place(batch)
             return f"the loss is no number any more at step {run.step + 1}{place}"
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         run.step += 1
-        run.tokens += sum(self._lesson.lengths[i] for i in batch)
+        lengths = [self._lesson.lengths[i] for i in batch]
+        run.tokens += sum(lengths)
+        speed = self._meter.step(lengths, time.monotonic() - begin)
         run.curve.append(
             {
                 "step": run.step,
@@ -265,13 +280,27 @@ class _Loop:
                 "learning_rate": rate,
                 "gradient_norm": norm,
                 "elapsed_s": run.elapsed_s,
+                "tokens_per_s": round(speed.tokens_per_s, 1),
+                **({} if speed.mfu is None else {"mfu": round(speed.mfu, 4)}),
+                "memory_bytes": self._meter.memory_bytes(),
             }
         )
         return ""
 
+    def _standing(self) -> Standing:
+        run, lesson, budget = self.run, self._lesson, self._settings.budget
+        last, peak = run.curve[-1], self._meter.peak
+        return Standing(
+            lesson.name, run.step, None if budget.minutes is not None else budget.steps,
+            self.done, run.elapsed_s * (1 - self.done) / self.done, last["loss"],
+            lesson.figure_name, run.judged[-1][lesson.figure], last["learning_rate"],
+            self._meter.recent, "" if peak is None else peak.words,
+            int(last["memory_bytes"]), run.curve,
+        )  # fmt: skip
+
     def _judge(self) -> str:
         """Judge the held-out text, keep the weights if none were better, save the state."""
-        figures, run, lesson = self._lesson.judge(), self.run, self._lesson
+        figures, run, lesson = self._team.agree(self._lesson.judge()), self.run, self._lesson
         now = figures[lesson.figure]
         earlier = [entry[lesson.figure] for entry in run.judged]
         if not all(map(math.isfinite, figures.values())):
@@ -280,7 +309,8 @@ class _Loop:
             {"step": run.step, "tokens": run.tokens, **figures, "elapsed_s": run.elapsed_s}
         )
         if not earlier or now < min(earlier):
-            save_tensors(self._folder / BEST, self._trained.values(), {"step": run.step})
+            best = self._trained.values()
+            save_whole(self._folder / BEST, best, {"step": run.step}, self._team)
         self._save()
         if earlier and now > lesson.diverged * earlier[0]:
             return f"the {lesson.figure_name} rose from {earlier[0]:.4f} to {now:.4f}"

@@ -61,10 +61,18 @@ def packed_blocks(
     device: str,
 ) -> Iterator[Packed]:
     """Yield the examples of `batch` in blocks of rows, each of at most `most_tokens` in all."""
+    for laid, length in layout(batch, lengths, row_tokens, most_tokens):
+        yield pack(laid, example_of, length, device)
+
+
+def layout(
+    batch: Sequence[int], lengths: Sequence[int], row_tokens: int, most_tokens: int
+) -> Iterator[tuple[list[list[int]], int]]:
+    """Yield the rows of each block of `packed_blocks`, and the length of the longest."""
     laid = rows(batch, lengths, row_tokens)
     filled = [sum(lengths[i] for i in row) for row in laid]
     for block in blocks(range(len(laid)), filled, most_tokens):
-        yield pack([laid[n] for n in block], example_of, max(filled[n] for n in block), device)
+        yield [laid[n] for n in block], max(filled[n] for n in block)
 
 
 def pack(laid: Sequence[Sequence[int]], example_of: ExampleOf, length: int, device: str) -> Packed:

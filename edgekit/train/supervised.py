@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.train.dataset import DataSet, Part
 from edgekit.train.hardware import Hardware
-from edgekit.train.packing import Packed, packed_blocks
+from edgekit.train.packing import Packed, layout, pack
+from edgekit.train.team import ALONE, Team, shares
 
 if TYPE_CHECKING:
     import torch
@@ -27,32 +29,38 @@ class Supervision:
     figure, figure_name = "evaluation_loss", "evaluation loss"
     diverged = 2.0
 
-    def __init__(self, model: Any, data: DataSet, row_tokens: int, hardware: Hardware) -> None:
-        """`row_tokens` is how many tokens, at most, of one or more examples lie in one row."""
+    def __init__(
+        self, model: Any, data: DataSet, row_tokens: int, hardware: Hardware, team: Team = ALONE
+    ) -> None:
+        """`row_tokens` is how many tokens, at most, of one or more examples lie in one row. A
+        batch is divided among the processes of `team`, over which gradients are averaged."""
         self.lengths: Sequence[int] = data.training.lengths
         self._model, self._data = model, data
-        self._row_tokens, self._hardware = row_tokens, hardware
+        self._row_tokens, self._hardware, self._team = row_tokens, hardware, team
 
     def backward(self, batch: list[int]) -> float:
         """Add the gradients of the mean loss over the batch's learnt tokens; return that mean."""
+        import torch
+
         part = self._data.training
-        targets = sum(part.targets[index] for index in batch)
-        total = 0.0
+        targets = sum(part.targets[index] for index in batch) / self._team.size
+        # Added up where it is computed: to look at it would hold a GPU up after each block.
+        total = torch.zeros((), dtype=torch.float64, device=self._hardware.device)
         for block in self._blocks(part, batch):
             loss = self._loss(block) / targets
             loss.backward()
-            total += float(loss.detach())
-        return total
+            total += loss.detach()
+        return self._team.total(float(total)) / self._team.size
 
     def judge(self) -> dict[str, float]:
         """Return loss, in nats a token, and perplexity over all evaluation examples."""
         import torch
 
         part, total = self._data.evaluation, 0.0
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: divided weights could not be trained after it
             for batch in _cut(part.lengths, JUDGED_AT_ONCE):
                 total += sum(float(self._loss(block)) for block in self._blocks(part, batch))
-        loss = total / sum(part.targets)
+        loss = self._team.total(total) / sum(part.targets)
         return {"evaluation_loss": loss, "evaluation_perplexity": math.exp(min(loss, LARGEST_LOSS))}
 
     def place(self, batch: list[int]) -> str:
@@ -60,9 +68,24 @@ class Supervision:
         return f"; its batch: {self._data.training.named(batch)}"
 
     def _blocks(self, part: Part, batch: Sequence[int]) -> Iterator[Packed]:
-        most = self._hardware.logits_at_once // int(self._model.config.vocab_size)
+        """Yield this process's share of `batch`, in as many blocks as any other process has.
+
+        Weights that are divided are put together by all processes at once: who has fewer blocks
+        goes on with one that nothing is learnt from.
+        """
         device = self._hardware.device
-        return packed_blocks(batch, part.lengths, part.example, self._row_tokens, most, device)
+        laid = [self._layout(part, share) for share in shares(batch, part.lengths, self._team.size)]
+        own = laid[self._team.rank]
+        for rows, length in own:
+            yield pack(rows, part.example, length, device)
+        shortest = min(batch, key=part.lengths.__getitem__)
+        for _ in range(max(map(len, laid)) - len(own)):
+            block = pack([[shortest]], part.example, part.lengths[shortest], device)
+            yield replace(block, learnt=block.learnt & False)
+
+    def _layout(self, part: Part, batch: Sequence[int]) -> list[tuple[list[list[int]], int]]:
+        most_tokens = self._hardware.logits_at_once // int(self._model.config.vocab_size)
+        return list(layout(batch, part.lengths, self._row_tokens, most_tokens))
 
     def _loss(self, block: Packed) -> torch.Tensor:
         """Return the sum of the losses of the learnt tokens, in nats."""

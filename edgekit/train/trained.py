@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import InputError
 from edgekit.train.lora import add_adapters, merge_adapters
+from edgekit.train.pieces import piece
 
 if TYPE_CHECKING:
     import torch
@@ -35,19 +36,21 @@ class Trained:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=BETAS)
+        groups = [g for g in groups if g["params"]]
+        on_gpu = all(p.is_cuda for p in parameters)  # there, one kernel moves all weights
+        return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=on_gpu or None)
 
     def values(self) -> dict[str, torch.Tensor]:
         """Return the weights as they are now; not copies."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def restore(self, values: dict[str, torch.Tensor]) -> None:
-        """Set the weights to `values`."""
+        """Set the weights to `values`, each whole."""
         import torch
 
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(values[name])
+                parameter.copy_(piece(values[name], parameter))
 
 
 def choose(model: Any, method: Method, rank: int = 0, seed: int = 0) -> Trained:

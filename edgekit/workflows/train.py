@@ -6,11 +6,12 @@ cache, under a name that stands for all that decides what comes out of it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,9 @@ from converters.reference import load_model
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
-from edgekit.progress import Progress
+from edgekit.progress import NoProgress, Progress
 from edgekit.store import cache, find_checkpoint
+from edgekit.train.board import Board
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -33,12 +35,17 @@ from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
+from edgekit.train.leftovers import Leftover, lock_of, remove_old_runs
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.meter import Meter
 from edgekit.train.order import batches
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
+from edgekit.train.sharding import on_first, shard
+from edgekit.train.standing import Standing
 from edgekit.train.supervised import Supervision
-from edgekit.train.trained import choose, finish
+from edgekit.train.team import ALONE, Team
+from edgekit.train.trained import Trained, choose, finish
 from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
@@ -48,7 +55,8 @@ DEFAULT_CONTEXT = 1024
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a run will do, known before its first step. `steps` is None where minutes end it.
-    `resumed_step`: where an interrupted run goes on, None for a new one."""
+    `resumed_step`: where an interrupted run goes on, None for a new one. `leftovers`: states of
+    other runs, too old to be gone on with, that were removed to begin with."""
 
     parent: Checkpoint
     context: int
@@ -56,6 +64,7 @@ class Prepared:
     digest: str
     steps: int | None
     resumed_step: int | None
+    leftovers: Sequence[Leftover] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +92,47 @@ def run_training(
     out: Path,
     *,
     progress: Progress,
-    tell: Tell = lambda _words: None,
+    tell: Tell = lambda _standing: None,
     announce: Callable[[Prepared], None] = lambda _prepared: None,
     replace: bool = False,
     waiting: Waiting = nullcontext,
+    team: Team = ALONE,
 ) -> FineTuned:
     """Train as `configuration` says, and write the result into the folder `out`.
 
     `announce` is told what the run will do, `tell` how it stands after each step. Killed at any
-    moment, the same call goes on where it was; a call that had finished is not run again.
+    moment, the same call goes on where it was; a call that had finished is not run again. The
+    processes of `team` make the same call, and all see the same folders.
 
     Raises InputError for bad configuration, checkpoint or data, before the first step, and where
     `out` exists, from another run, and `replace` is false; GateError where training makes nothing
     better, or the disk is full: then nothing is written, and the last state stays.
     """
-    job = _Job(configuration, progress)
-    with file_lock(job.folder.parent / f".{job.folder.name}.lock", waiting):
-        if out.exists() and not replace:
+    job = _Job(configuration, progress if team.is_first else NoProgress(), team)
+    with job.lock(waiting):
+        if team.from_first(lambda: out.exists() and not replace):
             trained = job.finished(out)
         else:
-            announce(job.prepared)
-            trained = job.run(out, replace, tell)
-        shutil.rmtree(job.folder, ignore_errors=True)  # a kill may have come before this
+            if team.is_first:
+                leftovers = remove_old_runs(job.folder.parent, beside=job.folder)
+                announce(dataclasses.replace(job.prepared, leftovers=leftovers))
+            with job.board(out) as board:
+                trained = job.run(out, replace, _both(tell, board))
+        team.wait()
+        if team.is_first:
+            shutil.rmtree(job.folder, ignore_errors=True)  # a kill may have come before this
     return trained
+
+
+def _both(tell: Tell, board: Board | None) -> Tell:
+    """Return what tells both whoever watches and TensorBoard how the run stands."""
+
+    def both(standing: Standing) -> None:
+        tell(standing)
+        if board is not None:
+            board.write(standing.curve)
+
+    return both
 
 
 def require_free(out: Path, recipe: Recipe) -> None:
@@ -138,8 +165,10 @@ def convert_training(
 
 
 class _Job:
-    def __init__(self, configuration: Configuration, progress: Progress) -> None:
-        self._configuration, self._progress = configuration, progress
+    def __init__(
+        self, configuration: Configuration, progress: Progress, team: Team = ALONE
+    ) -> None:
+        self._configuration, self._progress, self._team = configuration, progress, team
         self._hardware = Hardware.detect()
         try:
             self._parent = Checkpoint.open(find_checkpoint(self._checkpoint_name()))
@@ -150,9 +179,9 @@ class _Job:
             where = configuration.where("model", "checkpoint")
             raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
         describe(self._parent)  # packing is proved for these families; others could leak
-        self._parent_digest = self._parent.digest()
+        self._parent_digest = team.from_first(self._parent.digest)
         self._context = self._window()
-        self._digest = digest_of(self._section, progress)
+        self._digest = team.from_first(lambda: digest_of(self._section, progress))
 
     def _checkpoint_name(self) -> str:
         """Return a folder beside the configuration, or what was named."""
@@ -176,6 +205,11 @@ class _Job:
         kept = load_data(self.folder, data_files(section))
         if kept is not None:
             return kept
+        if not self._team.is_first:
+            raise InputError(
+                f"process {self._team.rank} does not see {self.folder}, which the first one wrote",
+                hint="let EDGEKIT_HOME name one folder that all machines of the run share",
+            )
         return read_data(section, self._encoder(), vocabulary, cache() / "training", self._progress)
 
     @property
@@ -207,6 +241,22 @@ class _Job:
         """Return where the state of the run is kept."""
         return cache() / "training" / f"run-{self._key}"
 
+    def lock(self, waiting: Waiting) -> AbstractContextManager[None]:
+        """Hold the run; the first process does it for its team."""
+        if not self._team.is_first:
+            return nullcontext()
+        return file_lock(lock_of(self.folder), waiting)
+
+    def board(self, out: Path) -> AbstractContextManager[Board | None]:
+        """Return what writes event files, of the name of `out`, if that is wanted of this process.
+
+        Raises MissingExtraError without TensorBoard, InputError for a bad folder.
+        """
+        folder = self._configuration.train.tensorboard
+        if folder is None or not self._team.is_first:
+            return nullcontext()
+        return Board(folder / out.name, saved_step(self.folder))
+
     @cached_property
     def _steps(self) -> int | None:
         wanted, part = self._configuration.train, self._data.training
@@ -234,21 +284,29 @@ class _Job:
         )
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
-        wanted = self._configuration.train
-        weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
-        require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
-        save_data(self.folder, self._data)
-        model = load_model(self._parent).to(self._hardware.device)
-        adapter = self._configuration.adapter
-        rank = 0 if adapter is None else adapter.rank
-        trained = choose(model, self._configuration.method, rank, wanted.seed)
-        lesson = Supervision(model, self._data, self._context, self._hardware)
+        """Train and write. Only the first process writes, and what it writes all return."""
+        wanted, team = self._configuration.train, self._team
+        team.from_first(lambda: self._keep_data(out))
+        model, trained = self._model()
+        meter = Meter.of(model, self._hardware, team)
+        trained = shard(model, trained, team, self._hardware)
+        lesson = Supervision(model, self._data, self._context, self._hardware, team)
         settings = Settings(
             Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
             wanted.batch_tokens, wanted.clip, wanted.seed,
             self._configuration.evaluate.times, wanted.save_seconds,
         )  # fmt: skip
-        outcome = train(lesson, trained, settings, self.folder, self._progress, tell)
+        outcome = train(lesson, trained, settings, self.folder, self._progress, tell, team, meter)
+        if team.size > 1:
+            best = on_first(trained.values(), team)
+            if team.is_first:  # who goes on as if it had trained alone
+                model, trained = self._model()
+                trained.restore(best)
+                model.to(self._hardware.device)
+                lesson = Supervision(model, self._data, self._context, self._hardware)
+            else:
+                team.wait()
+                return self.finished(out)
         finish(model, trained)
         round_weights(model, self._parent)
         with self._progress.task("judging the trained model", 1, "passes") as advance:
@@ -259,7 +317,21 @@ class _Job:
         stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
         files = self._files(out, outcome, how)
         checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
+        team.wait()
         return FineTuned(checkpoint, how, already_there=False)
+
+    def _keep_data(self, out: Path) -> None:
+        """Read and keep the data. Raises GateError where the result would have no room."""
+        weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
+        require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
+        save_data(self.folder, self._data)
+
+    def _model(self) -> tuple[Any, Trained]:
+        """Return the model on the CPU, and what of it learns."""
+        adapter, wanted = self._configuration.adapter, self._configuration
+        rank = 0 if adapter is None else adapter.rank
+        model = load_model(self._parent)
+        return model, choose(model, wanted.method, rank, wanted.train.seed)
 
     def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
