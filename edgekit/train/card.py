@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train.figures import rows
+
 
 def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configuration: str) -> bytes:
     """Return README.md of the checkpoint `name`.
 
     `how` is the record of the stage, `configuration` the text of the file that it was made by.
     """
-    data, before, after = how["data"], how["before"], how["after"]
+    data = how["data"]
     method = how["method"] + (f", rank {how['rank']}" if "rank" in how else "")
     lines = [
         "---",
@@ -28,8 +30,7 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "",
         "| held-out records | before | after |",
         "|---|---|---|",
-        f"| loss, nats a token | {before['loss']:.4f} | {after['loss']:.4f} |",
-        f"| perplexity | {before['perplexity']:.3f} | {after['perplexity']:.3f} |",
+        *("| " + " | ".join(row) + " |" for row in rows(how)),
         "",
         f"The figures are over {data['evaluation_targets']} tokens of "
         f"{data['evaluation_records']} records that took no part in training. The curve is in "

@@ -18,27 +18,29 @@ from typing import Any
 
 from converters.architectures import describe
 from converters.checkpoint import Checkpoint
-from converters.lineage import Stage, read_stage
+from converters.lineage import Stage, read_stage_in
 from converters.recipe import Recipe
-from converters.reference import load_model
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
-from edgekit.store import cache, find_checkpoint
+from edgekit.store import ADAPTER_FILE, cache, find_checkpoint
+from edgekit.train import figures
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
-from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
+from edgekit.train.curve import Figure, as_lines, draw
 from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.methods import Methods, piece_lengths, prepare_lesson
 from edgekit.train.order import batches
+from edgekit.train.peft_folder import write_adapter
+from edgekit.train.preference_examples import PreferenceEncoder
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
-from edgekit.train.supervised import Supervision
-from edgekit.train.trained import choose, finish
+from edgekit.train.trained import Trained, finish
 from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
@@ -60,14 +62,19 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """The checkpoint that was written, and the record of its making: see `_how`.
+    """The folder that was written, and the record of its making: see `_how`.
 
     `already_there`: an earlier call of the same command had finished it.
     """
 
-    checkpoint: Checkpoint
+    path: Path
     how: dict[str, Any]
     already_there: bool
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Return the checkpoint. Raises InputError where an adapter was kept apart."""
+        return Checkpoint.open(self.path)
 
 
 def prepare_training(configuration: Configuration, progress: Progress) -> Prepared:
@@ -141,24 +148,29 @@ class _Job:
     def __init__(self, configuration: Configuration, progress: Progress) -> None:
         self._configuration, self._progress = configuration, progress
         self._hardware = Hardware.detect()
-        try:
-            self._parent = Checkpoint.open(find_checkpoint(self._checkpoint_name()))
-        except InputError as error:
-            where = configuration.where("model", "checkpoint")
-            raise InputError(f"{where}: {error.message}", error.hint) from error
-        except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
-            where = configuration.where("model", "checkpoint")
-            raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
+        self._parent = self._opened("model", configuration.model.checkpoint)
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()
+        self._teacher = None
+        if configuration.teacher is not None:
+            self._teacher = self._opened("teacher", configuration.teacher.checkpoint)
+        self._methods = Methods(
+            configuration, self._parent, self._teacher, self._context, self._hardware
+        )
         self._digest = digest_of(self._section, progress)
 
-    def _checkpoint_name(self) -> str:
-        """Return a folder beside the configuration, or what was named."""
-        named = self._configuration.model.checkpoint
-        beside = self._configuration.path.parent / named
-        return str(beside) if (beside / "config.json").is_file() else named
+    def _opened(self, section: str, named: str) -> Checkpoint:
+        """Return the checkpoint that `section` names: a folder beside the file, or what it says."""
+        where = self._configuration.where(section, "checkpoint")
+        try:
+            beside = self._configuration.path.parent / named
+            found = str(beside) if (beside / "config.json").is_file() else named
+            return Checkpoint.open(find_checkpoint(found))
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", error.hint) from error
+        except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
+            raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
 
     def _window(self) -> int:
         longest, wanted = _count(self._parent, "max_position_embeddings"), self._section.context
@@ -184,8 +196,9 @@ class _Job:
 
     def _encoder(self) -> Encoder:
         section = self._section
-        if section.kind == "chat":
-            return ChatEncoder(self._parent, self._context, section.too_long)
+        if section.kind != "text":
+            encoder = PreferenceEncoder if section.kind == "preference" else ChatEncoder
+            return encoder(self._parent, self._context, section.too_long)
         try:
             return TextEncoder(self._parent, self._context, section.end_of_text)
         except InputError as error:
@@ -198,8 +211,9 @@ class _Job:
         parent = self._parent
         # The digest of a checkpoint leaves out its template and the tokens that end an answer.
         said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
+        teacher = None if self._teacher is None else self._teacher.digest()
         parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
-                 self._context, self._configuration.to_dict()]  # fmt: skip
+                 self._context, self._configuration.to_dict(), teacher]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property
@@ -212,7 +226,8 @@ class _Job:
         wanted, part = self._configuration.train, self._data.training
         limits = [] if wanted.steps is None else [wanted.steps]
         if wanted.epochs is not None:
-            limits.append(_steps_of(part.lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
+            lengths = piece_lengths(self._configuration, part)
+            limits.append(_steps_of(lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
         return min(limits) if limits else None
 
     @property
@@ -223,11 +238,10 @@ class _Job:
 
     def finished(self, out: Path) -> FineTuned:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
-        if (out / "config.json").is_file():
-            checkpoint = Checkpoint.open(out)
-            stage = read_stage(checkpoint)
+        if any((out / mark).is_file() for mark in ("config.json", ADAPTER_FILE)):
+            stage = read_stage_in(out)
             if stage is not None and stage.kind == "trained" and stage.how.get("run") == self._key:
-                return FineTuned(checkpoint, stage.how, already_there=True)
+                return FineTuned(out, stage.how, already_there=True)
         raise FolderExistsError(
             f"{out} exists already, and not from this configuration and data",
             hint="choose another folder, or --replace",
@@ -238,33 +252,49 @@ class _Job:
         weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
         require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
-        model = load_model(self._parent).to(self._hardware.device)
-        adapter = self._configuration.adapter
-        rank = 0 if adapter is None else adapter.rank
-        trained = choose(model, self._configuration.method, rank, wanted.seed)
-        lesson = Supervision(model, self._data, self._context, self._hardware)
+        methods, folder, progress = self._methods, self.folder, self._progress
+        model, trained = methods.begin()
+        lesson = methods.lesson(model, self._data)
+        prepare_lesson(lesson, folder, progress)
         settings = Settings(
             Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
             wanted.batch_tokens, wanted.clip, wanted.seed,
             self._configuration.evaluate.times, wanted.save_seconds,
         )  # fmt: skip
-        outcome = train(lesson, trained, settings, self.folder, self._progress, tell)
-        finish(model, trained)
-        round_weights(model, self._parent)
-        with self._progress.task("judging the trained model", 1, "passes") as advance:
+        outcome = train(lesson, trained, settings, folder, progress, tell)
+        before = outcome.run.judged[0]
+        if (whole := methods.unquantised()) is not None:
+            model, lesson = whole, methods.lesson(whole, self._data)
+            prepare_lesson(lesson, None, progress)
+            before, trained = lesson.judge(), methods.moved(trained, whole)
+        if not self._configuration.keeps_adapter:
+            finish(model, trained)
+            round_weights(model, self._parent)
+        with progress.task("judging the trained model", 1, "passes") as advance:
             after = lesson.judge()
             advance(1)
-        how = self._how(outcome, after)
+        how = self._how(outcome, before, after)
         _require_better(how)
-        stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
-        files = self._files(out, outcome, how)
-        checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
-        return FineTuned(checkpoint, how, already_there=False)
+        self._write(out, model, trained, outcome, how, replace)
+        return FineTuned(out, how, already_there=False)
 
-    def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
+    def _write(
+        self, out: Path, model: Any, trained: Trained, outcome: Outcome, how: dict[str, Any],
+        replace: bool,
+    ) -> None:  # fmt: skip
+        parent, adapter = self._parent, self._configuration.adapter
+        stage = Stage("trained", str(parent.path.resolve()), self._parent_digest, how)
+        files = self._files(out, outcome, how)
+        if adapter is not None and self._configuration.keeps_adapter:
+            write_adapter(parent, adapter, trained.values(), out, stage, files, replace)
+        else:
+            write_result(parent, model, out, stage, files, self._progress, replace)
+
+    def _how(
+        self, outcome: Outcome, before: dict[str, float], after: dict[str, float]
+    ) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
         run, data, adapter = outcome.run, self._data, self._configuration.adapter
-        before = run.judged[0]
         files = [*self._section.files, *self._section.evaluation_files]
         return {
             "run": self._key,
@@ -285,8 +315,8 @@ class _Job:
             "best_step": int(run.best["step"]),
             "tokens": run.tokens,
             "seconds": round(run.elapsed_s, 1),
-            "before": _figures(before),
-            "after": _figures(after),
+            "before": figures.plain(before),
+            "after": figures.plain(after),
             "stopped": outcome.stopped,
         }
 
@@ -299,15 +329,15 @@ class _Job:
             "README.md": card(out.name, parent.path.resolve().name, parent.licence, how, text),
             "training.toml": text.encode(),
             "training.jsonl": as_lines(curve),
-            "training.png": draw(curve, title, TRAINING_FIGURE),
+            "training.png": draw(curve, title, self._drawn),
         }
         if (parent.path / "README.md").is_file():
             files["README.parent.md"] = (parent.path / "README.md").read_bytes()
         return files
 
-
-def _figures(entry: dict[str, float]) -> dict[str, float]:
-    return {"loss": entry["evaluation_loss"], "perplexity": entry["evaluation_perplexity"]}
+    @property
+    def _drawn(self) -> Figure:
+        return Figure("evaluation_loss", figures.loss_name(self._configuration.to_dict()))
 
 
 def _require_better(how: dict[str, Any]) -> None:

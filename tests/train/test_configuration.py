@@ -45,7 +45,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
         "kind": "chat", "files": ["chats.jsonl"], "evaluation_share": 0.05, "too_long": "error",
     }  # fmt: skip
     assert found["train"]["learning_rate"] == 1e-3
-    assert found["adapter"] == {"kind": "lora", "rank": 8}
+    assert found["adapter"] == {"kind": "lora", "rank": 8, "alpha": 16.0, "merge": True}
 
 
 @pytest.mark.parametrize(
