@@ -8,6 +8,12 @@ from typing import Any
 
 from edgekit.train.figures import rows
 
+APART = [
+    "This is an adapter alone, in PEFT's format: load it beside the model above, with "
+    "`peft.PeftModel.from_pretrained(model, folder)`.",
+    "",
+]
+
 
 def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configuration: str) -> bytes:
     """Return README.md of the checkpoint `name`.
@@ -28,6 +34,7 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         f"{how['tokens']} tokens. The weights are those of step {how['best_step']}, "
         "which did best on the held-out records.",
         "",
+        *(APART if how["configuration"].get("adapter", {}).get("merge") is False else []),
         "| held-out records | before | after |",
         "|---|---|---|",
         *("| " + " | ".join(row) + " |" for row in rows(how)),

@@ -45,25 +45,25 @@ def require_quantisation() -> None:
     need("bitsandbytes", EXTRA)
 
 
-def quantise_matrices(model: Any) -> None:
+def quantise_matrices(model: Any, bf16: bool = False) -> None:
     """Put the matrices of `model` but its head into NF4, with scales of 8 bits; on the CPU.
 
     Dettmers et al. 2023, "QLoRA", arXiv 2305.14314: 4.13 bits a weight. They cannot learn any
-    more, but let gradients through to what lies below.
+    more, but let gradients through to what lies below. `bf16`: multiply in bfloat16.
     """
     for name, layer in linear_layers(model):
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, _quantised(layer))
+        setattr(model.get_submodule(parent), last, _quantised(layer, bf16))
 
 
-def _quantised(layer: Any) -> Any:
+def _quantised(layer: Any, bf16: bool) -> Any:
     """Return a layer that multiplies by the NF4 codes of `layer`'s weights."""
     import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    has_bias = layer.bias is not None
+    has_bias, dtype = layer.bias is not None, torch.bfloat16 if bf16 else torch.float32
     new = Linear4bit(
-        layer.in_features, layer.out_features, has_bias, torch.float32, True, "nf4", device="meta"
+        layer.in_features, layer.out_features, has_bias, dtype, True, "nf4", device="meta"
     )
     new.weight = Params4bit(
         layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4",

@@ -60,7 +60,7 @@ class Methods:
         """Return the model, ready to be trained, and what of it learns."""
         model = load_model(self._parent)
         if self._is_quantised:
-            quantise_matrices(model)
+            quantise_matrices(model, self._hardware.bf16)
         model = model.to(self._hardware.device)
         trained = self._chosen(model)
         if self._configuration.train.gradient_checkpointing:

@@ -45,6 +45,7 @@ from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,35 +249,39 @@ class _Job:
         )
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
-        wanted = self._configuration.train
         weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
         require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
-        methods, folder, progress = self._methods, self.folder, self._progress
+        outcome, model, trained, before, after = self._trained(tell)
+        how = self._how(outcome, before, after)
+        _require_better(how)
+        self._write(out, model, trained, outcome, how, replace)
+        return FineTuned(out, how, already_there=False)
+
+    def _trained(self, tell: Tell) -> tuple[Outcome, Any, Trained, Figures, Figures]:
+        """Train; return the model as it will be written, with its figures before and after."""
+        wanted, methods = self._configuration.train, self._methods
         model, trained = methods.begin()
         lesson = methods.lesson(model, self._data)
-        prepare_lesson(lesson, folder, progress)
+        prepare_lesson(lesson, self.folder, self._progress)
         settings = Settings(
             Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
             wanted.batch_tokens, wanted.clip, wanted.seed,
             self._configuration.evaluate.times, wanted.save_seconds,
         )  # fmt: skip
-        outcome = train(lesson, trained, settings, folder, progress, tell)
+        outcome = train(lesson, trained, settings, self.folder, self._progress, tell)
         before = outcome.run.judged[0]
         if (whole := methods.unquantised()) is not None:
             model, lesson = whole, methods.lesson(whole, self._data)
-            prepare_lesson(lesson, None, progress)
+            prepare_lesson(lesson, None, self._progress)
             before, trained = lesson.judge(), methods.moved(trained, whole)
         if not self._configuration.keeps_adapter:
             finish(model, trained)
             round_weights(model, self._parent)
-        with progress.task("judging the trained model", 1, "passes") as advance:
+        with self._progress.task("judging the trained model", 1, "passes") as advance:
             after = lesson.judge()
             advance(1)
-        how = self._how(outcome, before, after)
-        _require_better(how)
-        self._write(out, model, trained, outcome, how, replace)
-        return FineTuned(out, how, already_there=False)
+        return outcome, model, trained, before, after
 
     def _write(
         self, out: Path, model: Any, trained: Trained, outcome: Outcome, how: dict[str, Any],
@@ -290,9 +295,7 @@ class _Job:
         else:
             write_result(parent, model, out, stage, files, self._progress, replace)
 
-    def _how(
-        self, outcome: Outcome, before: dict[str, float], after: dict[str, float]
-    ) -> dict[str, Any]:
+    def _how(self, outcome: Outcome, before: Figures, after: Figures) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
         run, data, adapter = outcome.run, self._data, self._configuration.adapter
         files = [*self._section.files, *self._section.evaluation_files]
