@@ -17,6 +17,7 @@ from converters.checkpoint_writer import write_companions
 from converters.lineage import Stage, write_stage
 from edgekit.files import require_space, staged_folder
 from edgekit.store import ADAPTER_FILE
+from edgekit.tensors_file import save_tensors
 from edgekit.train.configuration import AdapterSection
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def write_adapter(
     They were trained beside `source`; `files` lie beside them. Raises InputError if `out` exists
     and `replace` is false, GateError where the disk is too small.
     """
-    from safetensors.torch import save_file
-
     tensors = {_name(name): value.detach().float().cpu() for name, value in values.items()}
     needed = 4 * sum(prod(tensor.shape) for tensor in tensors.values()) + HEADER_BYTES
     require_space(out.absolute().parent, needed)
@@ -52,7 +51,7 @@ def write_adapter(
     with staged_folder(out, replace=replace) as folder:
         write_companions(source, folder, files)
         (folder / ADAPTER_FILE).write_text(config, encoding="utf-8")
-        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        save_tensors(folder / WEIGHTS, tensors, {})
         write_stage(folder, stage)
 
 

@@ -153,9 +153,10 @@ class _Job:
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = self._parent.digest()
         self._context = self._window()
-        self._teacher = None
+        self._teacher, self._teacher_digest = None, ""
         if configuration.teacher is not None:
             self._teacher = self._opened("teacher", configuration.teacher.checkpoint)
+            self._teacher_digest = self._teacher.digest()
         self._methods = Methods(
             configuration, self._parent, self._teacher, self._context, self._hardware
         )
@@ -212,9 +213,8 @@ class _Job:
         parent = self._parent
         # The digest of a checkpoint leaves out its template and the tokens that end an answer.
         said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
-        teacher = None if self._teacher is None else self._teacher.digest()
         parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
-                 self._context, self._configuration.to_dict(), teacher]  # fmt: skip
+                 self._context, self._configuration.to_dict(), self._teacher_digest]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property
@@ -303,6 +303,7 @@ class _Job:
             "run": self._key,
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
+            **({} if self._teacher is None else {"teacher_digest": self._teacher_digest}),
             "configuration": self._configuration.to_dict(),
             "data": {
                 "files": [file.name for file in files],

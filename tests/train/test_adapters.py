@@ -45,7 +45,9 @@ def configured(folder: Path, parent: Path, adapter: str, **train: Any) -> Path:
     (folder / "run.toml").write_text(
         f'[model]\ncheckpoint = "{parent}"\n'
         '[data]\nkind = "chat"\nfiles = ["sums.jsonl"]\nevaluation_share = 0.2\n'
-        "[train]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()) + adapter
+        "[evaluate]\ntimes = 2\n[train]\n"
+        + "".join(f"{key} = {value}\n" for key, value in settings.items())
+        + adapter
     )
     return folder / "run.toml"
 
@@ -81,6 +83,7 @@ def test_alpha_says_how_much_an_adapter_counts(parent: Path) -> None:
 OPTIONS = '[adapter]\nrank = 3\nalpha = 12\nlayers = ["*.self_attn.*", "down_proj"]\n'
 
 
+@pytest.mark.slow
 def test_an_adapter_kept_apart_is_what_peft_loads(parent: Path, tmp_path: Path) -> None:
     import peft
     import torch
@@ -133,13 +136,13 @@ def test_who_wants_to_convert_an_adapter_is_told_what_to_do(
 @pytest.mark.parametrize(
     ("adapter", "frozen", "line", "why"),
     [
-        ('[adapter]\nlayers = ["q"]\n', "", 12, "names 'q', which no matrix is like; there are: "),
-        ('[adapter]\nlayers = ["lm_head"]\n', "", 12, "down_proj, gate_proj, k_proj, o_proj"),
-        ("[adapter]\n", '["embeddings"]', 11, "with .adapter. only layers can be frozen"),
-        ("[adapter]\n", '["layers.0-2"]', 11, "the model has the layers 0 to 1"),
-        ("[adapter]\n", '["layers.0-1"]', 11, "nothing is left to learn"),
-        ("", '["layers.2"]', 11, "freeze names 'layers.2', and the model has"),
-        ("", '["everything"]', 11, "none of: embeddings, head, norm"),
+        ('[adapter]\nlayers = ["q"]\n', "", 14, "names 'q', which no matrix is like; there are: "),
+        ('[adapter]\nlayers = ["lm_head"]\n', "", 14, "down_proj, gate_proj, k_proj, o_proj"),
+        ("[adapter]\n", '["embeddings"]', 13, "with .adapter. only layers can be frozen"),
+        ("[adapter]\n", '["layers.0-2"]', 13, "the model has the layers 0 to 1"),
+        ("[adapter]\n", '["layers.0-1"]', 13, "nothing is left to learn"),
+        ("", '["layers.2"]', 13, "freeze names 'layers.2', and the model has"),
+        ("", '["everything"]', 13, "none of: embeddings, head, norm"),
     ],
 )
 def test_what_the_model_has_not_is_told_before_the_data_is_read(
@@ -177,6 +180,7 @@ def test_the_base_is_nf4_and_lets_gradients_through(parent: Path) -> None:
     assert model.lm_head.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_adapters_beside_nf4_are_merged_into_the_real_weights(
     parent: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:

@@ -115,7 +115,8 @@ def configured(folder: Path, parent: Path, teacher: Path, more: str = "") -> Pat
     (folder / "run.toml").write_text(
         f'[model]\ncheckpoint = "{parent}"\n'
         '[data]\nkind = "chat"\nfiles = ["chats.jsonl"]\nevaluation_share = 0.2\n'
-        "[train]\nsteps = 6\nlearning_rate = 3e-3\nbatch_tokens = 200\nsave_seconds = 1e-9\n"
+        "[evaluate]\ntimes = 2\n[train]\nsteps = 6\n"
+        "learning_rate = 3e-3\nbatch_tokens = 200\nsave_seconds = 1e-9\n"
         f'[teacher]\ncheckpoint = "{teacher}"\nweight = 0.5\n{more}'
     )
     return folder / "run.toml"
@@ -128,6 +129,7 @@ def test_a_run_with_a_teacher_comes_closer_and_resumes_to_the_bit(
     straight = run_training(config, tmp_path / "straight", progress=NoProgress())
     before, after = straight.how["before"], straight.how["after"]
     assert after["loss"] < 0.9 * before["loss"]
+    assert straight.how["teacher_digest"] == Checkpoint.open(larger).digest()
     assert after["divergence"] < before["divergence"]
     assert "divergence from the teacher" in (straight.path / "README.md").read_text()
     with pytest.raises(KeyboardInterrupt):
@@ -147,9 +149,9 @@ def test_a_teacher_that_does_not_fit_is_refused(
     file.write_text(file.read_text().replace("<|im_start|>", "<|other|>"))
     short = make_checkpoint("llama", max_position_embeddings=64)
     for teacher, why in (
-        (other, "line 13: .teacher. checkpoint .* has another tokenizer than"),
+        (other, "line 15: .teacher. checkpoint .* has another tokenizer than"),
         (short, "was made for 64 tokens, and the window has 512"),
-        (tmp_path / "absent", "line 13: .teacher. checkpoint: there is no checkpoint"),
+        (tmp_path / "absent", "line 15: .teacher. checkpoint: there is no checkpoint"),
     ):
         config = read_configuration(configured(tmp_path, student, teacher))
         with pytest.raises(InputError, match=why):

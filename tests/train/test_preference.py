@@ -203,7 +203,9 @@ def configured(folder: Path, parent: Path, more: str = "", **train: Any) -> Path
     (folder / "run.toml").write_text(
         f'[model]\ncheckpoint = "{parent}"\n'
         '[data]\nkind = "preference"\nfiles = ["pairs.jsonl"]\nevaluation_share = 0.2\n'
-        "[train]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()) + more
+        "[evaluate]\ntimes = 2\n[train]\n"
+        + "".join(f"{key} = {value}\n" for key, value in settings.items())
+        + more
     )
     return folder / "run.toml"
 
