@@ -26,7 +26,7 @@ SCORED = (
     "The kettle boils at 100 degrees at sea level. On a mountain the pressure is lower, so water "
     "boils earlier and an egg takes longer. def add(left, right): return left + right"
 )
-ANSWER_TOKENS = 12
+ANSWER_TOKENS = 8
 MARK = 0x656B  # as in instruction_counter.c
 
 

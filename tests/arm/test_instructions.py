@@ -22,7 +22,7 @@ from .board import FEATURES, Board
 from .packages import need
 from .stick import Stick
 
-pytestmark = pytest.mark.arm
+pytestmark = [pytest.mark.arm, pytest.mark.xdist_group("board")]  # one board at a time
 TABLE = Path(__file__).with_name("instructions.toml")
 SOURCE = Path(__file__).with_name("instruction_counter.c")
 BAND = 0.01

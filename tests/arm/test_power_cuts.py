@@ -17,7 +17,7 @@ from .packages import cache_folder
 from .power_machine import PowerMachine, make_disk, random_moment
 from .small_bundle import make_small_bundle
 
-pytestmark = pytest.mark.arm
+pytestmark = [pytest.mark.arm, pytest.mark.xdist_group("power")]  # beside the board's tests
 CUTS = 10
 LONGEST_S = 12.0
 HERE = Path(__file__).parent

@@ -28,6 +28,12 @@ from edgekit.gguf_header import read_header
 from edgekit.progress import NoProgress
 
 
+@pytest.fixture
+def short_windows(make_checkpoint: Callable[..., Path]) -> Checkpoint:
+    """Return a checkpoint whose windows have 32 tokens: the time goes by their length."""
+    return Checkpoint.open(make_checkpoint("llama", max_position_embeddings=32))
+
+
 def test_rows_are_written_together_as_each_is_alone(tiny_checkpoint: Path) -> None:
     import torch
 
@@ -85,10 +91,15 @@ def test_windows_are_full_and_every_kind_has_its_share(tiny_checkpoint: Path) ->
     assert list(openings) == ["chat", "prose", "code", "languages", "figures"]
     for kind, count in openings.items():
         assert abs(shares[kind] - 30 * count / openings.total()) <= 1
-    assert windows == own_text(checkpoint, NoProgress(), tokens=192 * 30)
-    assert windows != own_text(checkpoint, NoProgress(), tokens=192 * 30, seed=1)
     start, end = 1, 2  # the marks of the chat template: a question is asked as a chat
     assert all({start, end} <= set(w.token_ids) for w in windows if w.kind == "chat")
+
+
+def test_the_seed_decides_what_is_written(short_windows: Checkpoint) -> None:
+    windows = own_text(short_windows, NoProgress(), tokens=320)
+    assert {len(window.token_ids) for window in windows} == {32}
+    assert windows == own_text(short_windows, NoProgress(), tokens=320)
+    assert windows != own_text(short_windows, NoProgress(), tokens=320, seed=1)
 
 
 def test_a_chat_is_rendered_turn_by_turn(tiny_checkpoint: Path) -> None:
@@ -125,35 +136,35 @@ def test_templates_that_refuse_a_system_message_or_are_absent(
     assert question.startswith(told if refusing else "When are you open")
 
 
-def test_what_the_model_wrote_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    checkpoint = Checkpoint.open(tiny_checkpoint)
-    windows = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400)
+def test_what_the_model_wrote_is_kept(short_windows: Checkpoint, tmp_path: Path) -> None:
+    checkpoint = short_windows
+    windows = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=64)
     (file,) = tmp_path.iterdir()
     kept = json.loads(file.read_text())
-    assert [len(token_ids) for _, token_ids in kept] == [192, 192]
-    kept[0][1][100:] = [7] * 92
+    assert [len(token_ids) for _, token_ids in kept] == [32, 32]
+    kept[0][1][10:] = [7] * 22
     file.write_text(json.dumps(kept))
-    again = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400)
-    assert again[0].token_ids[-92:] == (7,) * 92
+    again = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=64)
+    assert again[0].token_ids[-22:] == (7,) * 22
     for damage in ("[[", "[]", '[["chat", [1.5]]]', '[["chat", 3]]', "3", '[["chat", [999999]]]'):
         file.write_text(damage)
-        assert calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=400) == windows
+        assert calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=64) == windows
 
 
 def test_lessons_go_on_where_the_calibration_text_ends(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_windows: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate_module, "OWN_TOKENS", 400)
-    checkpoint = Checkpoint.open(tiny_checkpoint)
+    monkeypatch.setattr(calibrate_module, "OWN_TOKENS", 64)
+    checkpoint = short_windows
     cache = tmp_path / "cache"
-    lessons = lesson_windows(checkpoint, None, cache, 900, NoProgress())
+    lessons = lesson_windows(checkpoint, None, cache, 150, NoProgress())
     assert lessons[:2] == calibration_windows(checkpoint, None, cache, NoProgress())
     assert len({lesson.token_ids for lesson in lessons}) == len(lessons) == 6
     assert len(list(cache.iterdir())) == 3
-    assert lesson_windows(checkpoint, None, cache, 300, NoProgress()) == lessons[:2]
+    assert lesson_windows(checkpoint, None, cache, 48, NoProgress()) == lessons[:2]
     text = tmp_path / "text.txt"
-    text.write_text("A kettle boils. " * 9)
-    assert len(lesson_windows(checkpoint, text, cache, 900, NoProgress())) == 1
+    text.write_text("A kettle boils. " * 7)
+    assert len(lesson_windows(checkpoint, text, cache, 150, NoProgress())) == 1
 
 
 def test_a_file_becomes_windows(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
         (SHALLOW, SCHEME_NAMES),
         (ODD, SCHEME_NAMES),
         (ODDER, ["q8_0", "q4_k_m", "iq4_nl"]),
-        (DEEP, ["q4_k_m", "q4_k_s", "q3_k_m"]),
-        (NINE, ["q5_k_m", "iq4_xs"]),
+        pytest.param(DEEP, ["q4_k_m", "q4_k_s", "q3_k_m"], marks=pytest.mark.slow),
+        pytest.param(NINE, ["q5_k_m", "iq4_xs"], marks=pytest.mark.slow),
     ],
     ids=["256", "96", "72", "deep", "nine"],
 )
@@ -366,6 +366,7 @@ def write_large_checkpoint(source: Path, folder: Path) -> int:
     return end
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     size = write_large_checkpoint(tiny_checkpoint, tmp_path / "large")
     assert size > 200_000_000

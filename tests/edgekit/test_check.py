@@ -51,6 +51,7 @@ def test_float32_has_no_divergence(checkpoint: Checkpoint, tmp_path: Path) -> No
     assert Artifact.open(artifact.path).manifest.certificate == certificate
 
 
+@pytest.mark.slow
 def test_rows_of_the_query_in_another_order_are_noticed(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_rows_of_the_query_in_another_order_are_noticed(
     assert certificate_of(reseal(artifact.path), checkpoint).kld_mean > 0.01
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_noticed(checkpoint: Checkpoint, tmp_path: Path) -> None:
     artifact = converted(checkpoint, Recipe.of("onnx", "int8"), tmp_path)
     path = artifact.path / "tokenizer.json"

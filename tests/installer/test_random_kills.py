@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from .tiny_bundle import INTERPRETER, complete_version, current, make_bundle, make_wheel, version_id
 
 KILLS = int(os.environ.get("EDGEKIT_KILLS", "20"))
@@ -60,6 +62,7 @@ def _previous(prefix: Path) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_random_kills_never_leave_a_current_that_is_not_whole(folder: Path) -> None:
     chance = random.Random(4)
     prefix, stop, report = folder / "prefix", folder / "stop", folder / "report"

@@ -79,6 +79,7 @@ def test_all_devices_are_chosen_the_fastest_first() -> None:
     assert speeds == sorted(speeds, reverse=True)
 
 
+@pytest.mark.slow
 def test_what_is_predicted_is_not_run_without_a_rehearsal(tiny_home: Path) -> None:
     artifacts = opened(tiny_home)
     found = grid.measure_grid(artifacts, [profile()], NoProgress(), workload=SMALL, rehearse=False)

@@ -316,6 +316,7 @@ def test_every_variant_is_as_good_with_the_real_model(
         assert divergence(logits, reference) < limit, variant
 
 
+@pytest.mark.slow
 def test_a_variant_that_cannot_run_is_struck_off(
     wheel_folder: Path, wheel_in_path: Path, tiny_artifacts: Path, tmp_path: Path, compiler: str
 ) -> None:

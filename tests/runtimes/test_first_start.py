@@ -54,6 +54,7 @@ def test_without_artifacts_it_proves_that_the_libraries_load(tmp_path: Path) -> 
     assert choice.threads == {}  # nothing was measured
 
 
+@pytest.mark.slow
 def test_a_state_that_cannot_be_written_is_no_failure(tmp_path: Path, tiny_artifacts: Path) -> None:
     (tmp_path / "file").write_text("")
     state = tmp_path / "file" / "engine.json"  # also root cannot make a folder there

@@ -133,7 +133,8 @@ def test_it_comes_closer_and_is_an_ordinary_checkpoint(
     assert after == pytest.approx(float(torch.cat(parts).mean()), rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_interrupted_run_ends_as_one_that_was_not(
     patient: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
@@ -155,6 +156,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     assert not list(cache.rglob("run-*"))
 
 
+@pytest.mark.slow
 def test_a_state_is_really_used(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,7 @@ def test_kill_9_at_any_moment(patient: Any, tmp_path: Path, cache: Path) -> None
     assert weights(Checkpoint.open(tmp_path / "out")) == weights(straight.checkpoint)
 
 
+@pytest.mark.slow
 def test_only_the_norms(patient: Any, tmp_path: Path) -> None:
     healed = treat(patient, tmp_path / "out", method="norms", learning_rate=1e-2).checkpoint
     for name in patient.pruned.tensors:
@@ -273,6 +276,7 @@ def test_a_pruned_vocabulary_is_healed_in_its_own_tokens(patient: Any, tmp_path:
     assert healed.after.held_out["all"].kld < 0.95 * healed.before.held_out["all"].kld
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_document_or_a_table(patient: Any, tmp_path: Path) -> None:
     words = ["heal", str(patient.pruned.path), "--steps", "12", *SETTINGS]
     result = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "a"), "--json"])

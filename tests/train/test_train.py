@@ -245,6 +245,7 @@ def test_kill_9_at_any_moment(parent: Path, tmp_path: Path, edgekit_home: Path) 
     assert weights(Checkpoint.open(tmp_path / "out")) == weights(straight.checkpoint)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on(
     parent: Path, tmp_path: Path, edgekit_home: Path
 ) -> None:

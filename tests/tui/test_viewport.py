@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.app import App, ComposeResult
 from textual.widget import Widget
 from textual.widgets import Markdown, Static
@@ -71,6 +72,7 @@ async def test_it_looks_as_if_everything_were_laid_out() -> None:
             assert shown[0] == shown[1]
 
 
+@pytest.mark.slow
 async def test_it_looks_so_after_a_change_of_width_too() -> None:
     async with Page().run_test(size=(60, 20)) as ours, Plain().run_test(size=(60, 20)) as plain:
         shown = []

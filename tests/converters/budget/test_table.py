@@ -71,6 +71,7 @@ def test_the_bytes_are_those_of_the_plan(
     assert not planned.substitutions
 
 
+@pytest.mark.slow
 def test_more_bits_lose_less(tiny_checkpoint: Path) -> None:
     table = table_of(Checkpoint.open(tiny_checkpoint), "gguf")
     losses = dict(zip(TYPES["gguf"], table.options.losses.sum(axis=0), strict=True))

@@ -36,6 +36,7 @@ SCHEMES = [
     pytest.param("onnx", "int4_asymmetric", marks=pytest.mark.slow),
 ]
 STEPS, TEXT_WINDOWS = 24, 120
+FEW_WINDOWS = 16  # enough where nothing is measured
 
 
 def windows(seed: int, count: int) -> tuple[Window, ...]:
@@ -43,15 +44,17 @@ def windows(seed: int, count: int) -> tuple[Window, ...]:
     return tuple(Window("x", tuple(map(int, rng.integers(3, 400, 48)))) for _ in range(count))
 
 
-def importance_of(checkpoint: Checkpoint) -> Importance:
-    ids = [window.token_ids for window in windows(0, TEXT_WINDOWS)]
+def importance_of(checkpoint: Checkpoint, count: int) -> Importance:
+    ids = [window.token_ids for window in windows(0, count)]
     return collect(checkpoint, describe(checkpoint), ids, "a test", NoProgress())
 
 
-def work_for(checkpoint: Checkpoint, recipe: Recipe, steps: int = 0) -> Work:
-    importance = importance_of(checkpoint)
+def work_for(
+    checkpoint: Checkpoint, recipe: Recipe, steps: int = 0, count: int = FEW_WINDOWS
+) -> Work:
+    importance = importance_of(checkpoint, count)
     planned = plan(checkpoint, recipe, importance)
-    text = windows(0, TEXT_WINDOWS)
+    text = windows(0, count)
     return Work(checkpoint, planned, importance, text, steps, lessons=text)
 
 
@@ -75,7 +78,7 @@ def test_the_engine_answers_closer_to_the_original(
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     recipe = Recipe.of(format_name, scheme)
-    work = work_for(checkpoint, recipe, STEPS)
+    work = work_for(checkpoint, recipe, STEPS, TEXT_WINDOWS)
     found = []
     for steps in (None, 0, STEPS):
         rounded = None
@@ -96,6 +99,7 @@ def test_the_engine_answers_closer_to_the_original(
     assert artifact.manifest.source.recipe["rounding"]["method"] == "distilled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_the_gguf_holds_what_was_chosen(
     architecture: str, make_checkpoint: Callable[..., Path], tmp_path: Path

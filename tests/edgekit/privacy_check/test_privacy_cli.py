@@ -60,6 +60,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_check_json_has_its_keys(checked: dict[str, Any]) -> None:
     proof = checked
     assert {"channels", "stored", "lock", "engines", "not_covered", "faults"} <= set(proof)

@@ -47,14 +47,8 @@ def types_of(checkpoint: Checkpoint, recipe: Recipe, laboratory: Laboratory) -> 
     return {t.source: t.type for t in planned.tensors if t.source and len(t.shape) == 2}
 
 
-@pytest.mark.parametrize(
-    "max_bytes",
-    [
-        pytest.param(760_000, marks=pytest.mark.slow),
-        900_000,
-        pytest.param(1_200_000, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("max_bytes", [760_000, 900_000, 1_200_000])
 def test_never_worse_than_any_preset_of_that_size(
     checkpoint: Checkpoint, laboratory: Laboratory, max_bytes: int, tmp_path: Path
 ) -> None:
@@ -78,6 +72,7 @@ def test_never_worse_than_any_preset_of_that_size(
     assert tried
 
 
+@pytest.mark.slow
 def test_the_smallest_that_holds_a_divergence(
     checkpoint: Checkpoint, laboratory: Laboratory
 ) -> None:
@@ -89,6 +84,7 @@ def test_the_smallest_that_holds_a_divergence(
     assert found.chosen.measured > 0.02  # bytes were spent to the limit, not beyond
 
 
+@pytest.mark.slow
 def test_onnx_holds_the_size_of_the_whole_artifact(
     checkpoint: Checkpoint, laboratory: Laboratory, tmp_path: Path
 ) -> None:

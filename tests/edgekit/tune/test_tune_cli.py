@@ -68,6 +68,7 @@ def test_people_see_a_table_and_the_next_step(
     assert f"--recipe {recipe} --calibrate" in done.stdout
 
 
+@pytest.mark.slow
 def test_more_care_is_recorded(tiny_checkpoint: Path, text: Path, tmp_path: Path) -> None:
     words = ("--format", "gguf", "--scheme", "q4_0", "--calibration", text)
     for option, method in (("--compensate", "compensated"), ("--distil", "distilled")):

@@ -97,6 +97,7 @@ def test_nothing_saved_is_lost(path: Path, passphrase: str | None) -> None:
     assert sum(map(len, saved.values())) > 5 * KILLS
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_passphrase_changes(path: Path) -> None:
     chance = random.Random(4)
     current = PASSPHRASE
