@@ -84,7 +84,8 @@ class AdapterSection:
     Their product counts `alpha` / `rank` times. `layers`: names of the matrices that get one, or
     patterns such as "*.self_attn.*"; none: all but the head. With `merge` they are added to the
     weights at the end; without, a folder in PEFT's format is left. `base` "nf4": the weights beside
-    them have 4 bits while training.
+    them have 4 bits while training; at the end the real ones are loaded once more, and the figures
+    are of the adapters with those.
     """
 
     kind: Literal["lora"] = "lora"

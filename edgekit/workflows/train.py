@@ -250,7 +250,8 @@ class _Job:
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
         weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
-        require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
+        if not self._configuration.keeps_adapter:
+            require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
         outcome, model, trained, before, after = self._trained(tell)
         how = self._how(outcome, before, after)
