@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgekit.errors import InputError
 from edgekit.files import sha256_file
 from edgekit.safetensors_header import ITEM_BYTES, TensorInfo, damaged, read_header
+from edgekit.store import refuse_adapter
 
 MAX_JSON_BYTES = 64 << 20
 DIGEST_FILES = ("config.json", "tokenizer.json", "tokenizer.model")
@@ -37,8 +38,10 @@ class Checkpoint:
     def open(cls, path: Path) -> Checkpoint:
         """Read `config.json` and the safetensors headers of the folder `path`.
 
-        Raises InputError for a missing or broken file, and for weights that are pickled.
+        Raises InputError for a missing or broken file, for weights that are pickled, and for an
+        adapter without its model.
         """
+        refuse_adapter(path)
         config = read_json(path / "config.json")
         tensors: dict[str, TensorInfo] = {}
         for file in _weight_files(path):

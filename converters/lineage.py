@@ -43,7 +43,12 @@ def read_stage(checkpoint: Checkpoint) -> Stage | None:
 
     Raises InputError for a damaged record.
     """
-    file = checkpoint.path / STAGE_FILE
+    return read_stage_in(checkpoint.path)
+
+
+def read_stage_in(folder: Path) -> Stage | None:
+    """The same for a folder that need not hold a whole checkpoint."""
+    file = folder / STAGE_FILE
     if not file.is_file():
         return None
     match read_json(file):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from edgekit.errors import InputError
 
+ADAPTER_FILE = "adapter_config.json"  # of PEFT
+
 
 def home() -> Path:
     """Return the folder of everything: `EDGEKIT_HOME`, or the platform's user-data folder."""
@@ -107,7 +109,21 @@ def find_checkpoint(name_or_path: str) -> Path:
 
     Raises InputError that lists what the store holds.
     """
+    path = Path(name_or_path).expanduser()
+    if not (path / "config.json").is_file():
+        for folder in (path, models() / safe_name(name_or_path)):
+            refuse_adapter(folder)
     return _find(name_or_path, [models()], "config.json", "checkpoint", "edgekit pull")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise InputError if `folder` holds an adapter in PEFT's format and no model."""
+    if (folder / ADAPTER_FILE).is_file() and not list(folder.glob("model*.safetensors")):
+        raise InputError(
+            f"{folder} holds an adapter, not a whole model",
+            hint="train it with [adapter] merge = true, or save what PEFT's merge_and_unload() "
+            "returns",
+        )
 
 
 def _find(name_or_path: str, folders: Sequence[Path], mark: str, kind: str, maker: str) -> Path:

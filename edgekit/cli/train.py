@@ -73,6 +73,10 @@ def _train(
             _print_plan(workflow.prepare_training(configuration, bars), as_json)
         team.wait()
         return
+    if then is not None and configuration.keeps_adapter:
+        raise UsageError(
+            "--then-convert needs a whole model, and [adapter] merge = false keeps it apart"
+        )
     if then is not None and not replace:
         workflow.require_free(out, then)
     trained = workflow.run_training(
@@ -160,20 +164,17 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
 
 
 def _print(trained: FineTuned, artifact: Artifact | None, as_json: bool) -> None:
+    from edgekit.train.figures import rows
+
     how = trained.how
     if as_json:
         named = {} if artifact is None else {"artifact": str(artifact.path)}
-        print_json({"checkpoint": str(trained.checkpoint.path), **named, **how})
+        print_json({"checkpoint": str(trained.path), **named, **how})
         return
-    before, after = how["before"], how["after"]
-    rows = [
-        ["loss, nats a token", *(f"{figures['loss']:.4f}" for figures in (before, after))],
-        ["perplexity", *(f"{figures['perplexity']:.3f}" for figures in (before, after))],
-    ]
-    click.echo(table(["held-out records", "before", "after"], rows))
+    click.echo(table(["held-out records", "before", "after"], [list(row) for row in rows(how)]))
     speed = how["tokens"] / max(how["seconds"], 0.1)
     work = f"{how['steps']} steps, {how['tokens']} tokens, {speed:.0f} tokens/s"
-    click.echo(f"\n{trained.checkpoint.path}: {work}")
+    click.echo(f"\n{trained.path}: {work}")
     if how["stopped"]:
         click.echo(f"stopped early: {how['stopped']}; the best weights were kept")
     if trained.already_there:

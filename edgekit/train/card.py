@@ -6,13 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train.figures import rows
+
+APART = [
+    "This is an adapter alone, in PEFT's format: load it beside the model above, with "
+    "`peft.PeftModel.from_pretrained(model, folder)`.",
+    "",
+]
+
 
 def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configuration: str) -> bytes:
     """Return README.md of the checkpoint `name`.
 
     `how` is the record of the stage, `configuration` the text of the file that it was made by.
     """
-    data, before, after = how["data"], how["before"], how["after"]
+    data = how["data"]
     method = how["method"] + (f", rank {how['rank']}" if "rank" in how else "")
     lines = [
         "---",
@@ -26,10 +34,10 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         f"{how['tokens']} tokens. The weights are those of step {how['best_step']}, "
         "which did best on the held-out records.",
         "",
+        *(APART if how["configuration"].get("adapter", {}).get("merge") is False else []),
         "| held-out records | before | after |",
         "|---|---|---|",
-        f"| loss, nats a token | {before['loss']:.4f} | {after['loss']:.4f} |",
-        f"| perplexity | {before['perplexity']:.3f} | {after['perplexity']:.3f} |",
+        *("| " + " | ".join(row) + " |" for row in rows(how)),
         "",
         f"The figures are over {data['evaluation_targets']} tokens of "
         f"{data['evaluation_records']} records that took no part in training. The curve is in "

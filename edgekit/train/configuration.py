@@ -19,10 +19,12 @@ from edgekit.errors import InputError
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
-Kind = Literal["chat", "text"]
+Kind = Literal["chat", "text", "preference"]
+Base = Literal["nf4"]
 TooLong = Literal["error", "skip", "cut"]
 Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
+PREFERENCE_RATES: dict[Method, float] = {"full": 1e-6, "lora": 5e-5, "norms": 1e-3}
 _Choice = TypeVar("_Choice", bound=str)
 
 
@@ -38,7 +40,8 @@ class DataSection:
     """`[data]`: what is learnt.
 
     `kind` "chat": JSONL, a conversation a line under "messages". "text": JSONL, a document a line
-    under "text", or plain text files. Without `evaluation_files`, `evaluation_share` of the
+    under "text", or plain text files. "preference": JSONL, the prompt under "messages", two answers
+    to it under "chosen" and "rejected". Without `evaluation_files`, `evaluation_share` of the
     records is held out. `context`: tokens of a window; None: the model's, but at most 1024.
     `too_long`: what is done with a chat of more. `end_of_text`: the token after each document of
     kind "text"; None: the one that the tokenizer names.
@@ -57,7 +60,10 @@ class DataSection:
 class TrainSection:
     """`[train]`: how it is learnt; it ends after `steps`, `epochs` or `minutes`, whatever is
     first. `only` "norms" trains the gains of the norms alone. `save_seconds`: between states.
-    `tensorboard`: the folder for event files, in which each run has one of its name."""
+    `tensorboard`: the folder for event files, in which each run has one of its name.
+
+    `freeze`: parts that stay as they are, see `edgekit.train.frozen`. `gradient_checkpointing`:
+    compute each layer's inner values again when they are needed, in place of keeping them."""
 
     steps: int | None = None
     epochs: float | None = None
@@ -69,14 +75,44 @@ class TrainSection:
     only: Only | None = None
     save_seconds: float = 180.0
     tensorboard: Path | None = None
+    freeze: tuple[str, ...] = ()
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSection:
-    """`[adapter]`: train low-rank adapters in place of the weights; they are merged at the end."""
+    """`[adapter]`: train low-rank adapters in place of the weights.
+
+    Their product counts `alpha` / `rank` times. `layers`: names of the matrices that get one, or
+    patterns such as "*.self_attn.*"; none: all but the head. With `merge` they are added to the
+    weights at the end; without, a folder in PEFT's format is left. `base` "nf4": the weights beside
+    them have 4 bits while training; at the end the real ones are loaded once more, and the figures
+    are of the adapters with those.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: int = 8
+    alpha: float = 16.0
+    layers: tuple[str, ...] = ()
+    merge: bool = True
+    base: Base | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceSection:
+    """`[preference]`: `beta` says how dear it is to move away from the model before training."""
+
+    beta: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSection:
+    """`[teacher]`: learn from a larger `checkpoint` too; `weight` is its share of the loss, and
+    `temperature` flattens both distributions."""
+
+    checkpoint: str
+    weight: float = 0.5
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +133,8 @@ class Configuration:
     train: TrainSection
     adapter: AdapterSection | None = None
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+    preference: PreferenceSection | None = None
+    teacher: TeacherSection | None = None
 
     @property
     def method(self) -> Method:
@@ -106,9 +144,15 @@ class Configuration:
         return "norms" if self.train.only == "norms" else "full"
 
     @property
+    def keeps_adapter(self) -> bool:
+        """Return whether an adapter is left, in place of a whole checkpoint."""
+        return self.adapter is not None and not self.adapter.merge
+
+    @property
     def learning_rate(self) -> float:
         """Return the peak of the learning rate: as configured, or what suits the method."""
-        return self.train.learning_rate or DEFAULT_RATES[self.method]
+        rates = DEFAULT_RATES if self.preference is None else PREFERENCE_RATES
+        return self.train.learning_rate or rates[self.method]
 
     def where(self, section: str, key: str) -> str:
         """Return file, line and key, as they stand in a complaint."""
@@ -127,7 +171,9 @@ class Configuration:
         found["train"]["learning_rate"] = self.learning_rate
         for key in ("save_seconds", "tensorboard"):
             del found["train"][key]
-        return {s: {k: v for k, v in t.items() if v not in (None, [])} for s, t in found.items()}
+        return {
+            s: {k: v for k, v in t.items() if v not in (None, [], ())} for s, t in found.items()
+        }
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -155,6 +201,8 @@ def read_configuration(path: Path) -> Configuration:
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,
         evaluate=EvaluateSection(tables["evaluate"].whole("times", 6, least=1) or 6),
+        preference=_preference(tables["preference"], data),
+        teacher=_teacher(tables["teacher"], data) if "teacher" in document else None,
     )
 
 
@@ -170,6 +218,8 @@ def _train(table: _Table) -> TrainSection:
         only=table.choice("only", get_args(Only)) if table.has("only") else None,
         save_seconds=table.number("save_seconds", 180.0) or 180.0,
         tensorboard=table.folder("tensorboard"),
+        freeze=table.texts("freeze"),
+        gradient_checkpointing=table.flag("gradient_checkpointing", False),
     )
     if found.steps is None and found.epochs is None and found.minutes is None:
         raise table.error("", "says neither steps, epochs nor minutes: the run would have no end")
@@ -180,7 +230,32 @@ def _adapter(table: _Table, train: _Table) -> AdapterSection:
     if train.has("only"):
         raise train.error("only", "cannot go with [adapter]: they train different weights")
     rank = table.whole("rank", 8, least=1, most=1024) or 8
-    return AdapterSection(table.choice("kind", ("lora",), "lora"), rank)
+    return AdapterSection(
+        kind=table.choice("kind", ("lora",), "lora"),
+        rank=rank,
+        alpha=float(table.number("alpha", 2 * rank)),
+        layers=table.texts("layers"),
+        merge=table.flag("merge", True),
+        base=table.choice("base", get_args(Base)) if table.has("base") else None,
+    )
+
+
+def _preference(table: _Table, data: _Table) -> PreferenceSection | None:
+    if data.values.get("kind") == "preference":
+        return PreferenceSection(float(table.number("beta", 0.1)))
+    if table.values:
+        raise table.error("", 'goes only with [data] kind = "preference"')
+    return None
+
+
+def _teacher(table: _Table, data: _Table) -> TeacherSection:
+    if data.values.get("kind") == "preference":
+        raise table.error("", 'does not go with [data] kind = "preference"')
+    return TeacherSection(
+        table.text("checkpoint"),
+        weight=float(table.number("weight", 0.5, most=1.0)),
+        temperature=float(table.number("temperature", 1.0, most=100.0)),
+    )
 
 
 SECTIONS: dict[str, Any] = {
@@ -189,6 +264,8 @@ SECTIONS: dict[str, Any] = {
     "train": TrainSection,
     "adapter": AdapterSection,
     "evaluate": EvaluateSection,
+    "preference": PreferenceSection,
+    "teacher": TeacherSection,
 }
 
 
@@ -265,6 +342,20 @@ class _Table:
             limit = "" if most == math.inf else f" and at most {most:g}"
             raise self.error(key, f"is {value!r:.60}, not a number above 0{limit}")
         return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if type(value) is not bool:
+            raise self.error(key, f"is {value!r:.60}, not true or false")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts, none of them empty; nothing if the key is absent."""
+        values = self.values.get(key, [])
+        listed = isinstance(values, list) and all(isinstance(v, str) and v for v in values)
+        if not listed or (key in self.values and not values):
+            raise self.error(key, f"is {values!r:.60}, not a list of texts")
+        return tuple(values)
 
     def files(self, key: str, *, required: bool = False) -> tuple[Path, ...]:
         names = self.values.get(key, [])

@@ -22,7 +22,6 @@ class Figure:
 
 
 HEALING_FIGURE = Figure("validation_kld", "KL divergence from the original, nats")
-TRAINING_FIGURE = Figure("evaluation_loss", "loss, nats a token")
 
 
 def as_lines(curve: Sequence[dict[str, float]]) -> bytes:

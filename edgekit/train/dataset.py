@@ -24,10 +24,11 @@ from edgekit.progress import Progress
 from edgekit.train.configuration import DataSection
 from edgekit.train.duplicates import NearDuplicates, content_hash
 from edgekit.train.examples import Encoder, Example
-from edgekit.train.records import Record, read_chats, read_texts
+from edgekit.train.records import Record, read_chats, read_preferences, read_texts
 
 LEARNT = np.uint32(1 << 31)  # the bit of a stored token that says whether it is learnt
 MOST_PLACES = 20
+READERS = {"chat": read_chats, "text": read_texts, "preference": read_preferences}
 
 
 @dataclass(slots=True)
@@ -125,7 +126,7 @@ def read_data(
     reading = _Reading(section, encoder, vocabulary, files, stream)
     with progress.task("reading the data", None, "records") as advance, disk_errors(folder):
         for number, file in enumerate(files):
-            for record in (read_chats if section.kind == "chat" else read_texts)(file):
+            for record in READERS[section.kind](file):
                 reading.take(record, number)
                 advance(1)
         stream.flush()
@@ -153,7 +154,8 @@ class _Reading:
             return
         key = content_hash(record.text)
         apart = self._section.evaluation_files
-        is_held_out = file < len(apart) if apart else key < self._section.evaluation_share * 2**64
+        side = key if record.prompt is None else content_hash(record.prompt)
+        is_held_out = file < len(apart) if apart else side < self._section.evaluation_share * 2**64
         self._compare(record, file, key, is_held_out)
         if apart and not is_held_out and self._held_out[self._seen[key]]:
             self._report.leaking += 1

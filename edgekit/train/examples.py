@@ -135,18 +135,25 @@ def turns(messages: Sequence[Message], render: Render) -> Iterator[tuple[str, li
     alone: list[tuple[str, Span]] = []
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
-            before = render(messages[:number], True)
-            after = render(messages[: number + 1], False)
-            if not after.startswith(before) or len(after) == len(before):
-                raise InputError(
-                    f"the chat template does not write message {number + 1} behind the prompt "
-                    "for it, so its words cannot be told from the rest"
-                )
-            alone.append((after, (len(before), len(after))))
+            alone.append(last_turn(messages[: number + 1], render))
     if all(whole.startswith(text) for text, _ in alone):
         yield whole, [span for _, span in alone]
     else:
         yield from ((text, [span]) for text, span in alone)
+
+
+def last_turn(messages: Sequence[Message], render: Render) -> tuple[str, Span]:
+    """Return `messages` as a text, and where in it the last one, the assistant's, lies.
+
+    Raises InputError where the template does not write it behind the prompt for it.
+    """
+    before, after = render(messages[:-1], True), render(messages, False)
+    if not after.startswith(before) or len(after) == len(before):
+        raise InputError(
+            f"the chat template does not write message {len(messages)} behind the prompt "
+            "for it, so its words cannot be told from the rest"
+        )
+    return after, (len(before), len(after))
 
 
 def encode(tokenizer: Any, text: str, spans: Sequence[Span], stop: frozenset[int]) -> Example:

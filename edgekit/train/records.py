@@ -7,7 +7,7 @@ read as a stream: one record is in memory at a time. It knows no tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,54 @@ class Record:
         """Return all words of the record, a message a paragraph."""
         if isinstance(self.content, str):
             return self.content
-        return "\n\n".join(f"{m['role']}: {m['content']}" for m in self.content)
+        return _words(self.content)
+
+    @property
+    def prompt(self) -> str | None:
+        """Return what alone decides on which side of the split it lies; None: all its words."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference(Record):
+    """A prompt, its `content`, whose last message is the user's; and two answers to it."""
+
+    content: list[Message]
+    chosen: str
+    rejected: str
+
+    @property
+    def text(self) -> str:
+        """Return all words of the record, a message a paragraph."""
+        answers = [{"role": "assistant", "content": a} for a in (self.chosen, self.rejected)]
+        return _words([*self.content, *answers])
+
+    @property
+    def prompt(self) -> str:
+        """Return the prompt: pairs of one prompt must not lie on both sides."""
+        return _words(self.content)
 
 
 def read_chats(file: Path) -> Iterator[Record]:
     """Yield the conversations of a JSONL file. Raises InputError at the first bad line."""
     for line, document in _documents(file):
         yield Record(file, line, _messages(document, f"{file}, line {line}"))
+
+
+def read_preferences(file: Path) -> Iterator[Preference]:
+    """Yield the pairs of answers of a JSONL file. Raises InputError at the first bad line."""
+    for line, document in _documents(file):
+        where = f"{file}, line {line}"
+        messages = _all_messages(document, where)
+        if messages[-1]["role"] != "user":
+            raise InputError(
+                f"{where}: the last message is the {messages[-1]['role']}'s, not the user's",
+                hint="the answers stand under 'chosen' and 'rejected'",
+            )
+        chosen, rejected = (_answer(document, key, where) for key in ("chosen", "rejected"))
+        if chosen == rejected:
+            raise InputError(f"{where}: 'chosen' and 'rejected' are the same text")
+        yield Preference(file, line, messages, chosen, rejected)
 
 
 def read_texts(file: Path) -> Iterator[Record]:
@@ -68,17 +109,32 @@ def read_texts(file: Path) -> Iterator[Record]:
 
 def _messages(document: dict[str, Any], where: str) -> list[Message]:
     """Return the messages up to the assistant's last: what comes after it teaches nothing."""
-    found = document.get("messages")
-    if not isinstance(found, list) or not found:
-        shown = _shown(document, "messages")
-        raise InputError(f"{where}: 'messages' is {shown}, not a list of messages")
-    messages = [_message(m, f"{where}: message {n}") for n, m in enumerate(found, 1)]
+    messages = _all_messages(document, where)
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise InputError(f"{where}: no message is the assistant's, so there is nothing to learn")
     if "user" not in roles[: roles.index("assistant")]:
         raise InputError(f"{where}: the assistant answers before the user has asked")
     return messages[: len(roles) - roles[::-1].index("assistant")]
+
+
+def _all_messages(document: dict[str, Any], where: str) -> list[Message]:
+    found = document.get("messages")
+    if not isinstance(found, list) or not found:
+        shown = _shown(document, "messages")
+        raise InputError(f"{where}: 'messages' is {shown}, not a list of messages")
+    return [_message(m, f"{where}: message {n}") for n, m in enumerate(found, 1)]
+
+
+def _answer(document: dict[str, Any], key: str, where: str) -> str:
+    answer = document.get(key)
+    if not isinstance(answer, str) or not answer.strip():
+        raise InputError(f"{where}: {key!r} is {_shown(document, key)}, not a text")
+    return _encodable(answer, f"{where}: {key!r}")
+
+
+def _words(messages: Sequence[Message]) -> str:
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
 
 
 def _message(value: Any, where: str) -> Message:

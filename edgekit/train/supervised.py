@@ -58,7 +58,7 @@ class Supervision:
 
         part, total = self._data.evaluation, 0.0
         with torch.no_grad():  # not inference mode: divided weights could not be trained after it
-            for batch in _cut(part.lengths, JUDGED_AT_ONCE):
+            for batch in cut(part.lengths, JUDGED_AT_ONCE):
                 total += sum(float(self._loss(block)) for block in self._blocks(part, batch))
         loss = self._team.total(total) / sum(part.targets)
         return {"evaluation_loss": loss, "evaluation_perplexity": math.exp(min(loss, LARGEST_LOSS))}
@@ -89,11 +89,14 @@ class Supervision:
 
     def _loss(self, block: Packed) -> torch.Tensor:
         """Return the sum of the losses of the learnt tokens, in nats."""
+        return summed_loss(self._logits(block), block)
+
+    def _logits(self, block: Packed) -> torch.Tensor:
         with self._hardware.autocast():
-            logits = self._model(
+            logits: torch.Tensor = self._model(
                 block.token_ids, position_ids=block.position_ids, use_cache=False
             ).logits
-        return summed_loss(logits, block)
+        return logits
 
 
 def summed_loss(logits: torch.Tensor, block: Packed) -> torch.Tensor:
@@ -108,7 +111,7 @@ def summed_loss(logits: torch.Tensor, block: Packed) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(said.float(), wanted, reduction="sum")
 
 
-def _cut(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+def cut(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
     """Yield all indices in their order, in batches of about `most_tokens`."""
     batch: list[int] = []
     tokens = 0

@@ -47,17 +47,20 @@ class Teacher:
 
         return None if self._kept is None else torch.tensor(self._kept)
 
-    def logits(self, token_ids: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, token_ids: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the logits, float32 [windows, length, the student's vocabulary].
 
-        `token_ids`, int64 [windows, length], are the student's.
+        `token_ids`, int64 [windows, length], are the student's; where `position_ids` begin anew in
+        a window, so does the text.
         """
         import torch
 
         ids = token_ids if self._ids is None else self._ids[token_ids]
         with torch.inference_mode(), self._hardware.autocast():
             logits: torch.Tensor = self._model(
-                ids.to(self._hardware.device), use_cache=False
+                ids.to(self._hardware.device), position_ids=position_ids, use_cache=False
             ).logits
         if self._ids is not None:
             logits = logits[..., self._ids.to(logits.device)]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import InputError
-from edgekit.train.lora import add_adapters, merge_adapters
+from edgekit.train.frozen import Learns
+from edgekit.train.lora import SCALE, add_adapters, merge_adapters
 from edgekit.train.pieces import piece
 
 if TYPE_CHECKING:
@@ -53,21 +54,30 @@ class Trained:
                 parameter.copy_(piece(values[name], parameter))
 
 
-def choose(model: Any, method: Method, rank: int = 0, seed: int = 0) -> Trained:
+def choose(
+    model: Any,
+    method: Method,
+    rank: int = 0,
+    seed: int = 0,
+    scale: float = SCALE,
+    learns: Learns = lambda _name: True,
+) -> Trained:
     """Freeze `model` but for what `method` trains. Adapters of `rank` are added for "lora".
 
-    Raises InputError if the model has nothing of the kind.
+    `learns` says of each parameter's name, or of each layer's that could have an adapter, whether
+    it may learn; for `scale` see `add_adapters`. Raises InputError if the model has nothing of the
+    kind.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     match method:
         case "lora":
-            chosen = add_adapters(model, rank, seed)
+            chosen = add_adapters(model, rank, seed, scale, learns)
         case "norms":
             named = model.named_parameters()
-            chosen = {name: p for name, p in named if name.endswith("norm.weight")}
+            chosen = {n: p for n, p in named if n.endswith("norm.weight") and learns(n)}
         case "full":
-            chosen = dict(model.named_parameters())
+            chosen = {name: p for name, p in model.named_parameters() if learns(name)}
     if not chosen:
         raise InputError(f"the model has nothing that the method {method!r} could train")
     for parameter in chosen.values():

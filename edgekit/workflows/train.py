@@ -19,18 +19,18 @@ from typing import Any
 
 from converters.architectures import describe
 from converters.checkpoint import Checkpoint
-from converters.lineage import Stage, read_stage
+from converters.lineage import Stage, read_stage_in
 from converters.recipe import Recipe
-from converters.reference import load_model
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import NoProgress, Progress
-from edgekit.store import cache, find_checkpoint
+from edgekit.store import ADAPTER_FILE, cache, find_checkpoint
+from edgekit.train import figures
 from edgekit.train.board import Board
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
-from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
+from edgekit.train.curve import Figure, as_lines, draw
 from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
@@ -38,18 +38,21 @@ from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.leftovers import Leftover, lock_of, remove_old_runs
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
 from edgekit.train.meter import Meter
+from edgekit.train.methods import Methods, piece_lengths, prepare_lesson
 from edgekit.train.order import batches
+from edgekit.train.peft_folder import write_adapter
+from edgekit.train.preference_examples import PreferenceEncoder
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
 from edgekit.train.sharding import on_first, shard
 from edgekit.train.standing import Standing
-from edgekit.train.supervised import Supervision
 from edgekit.train.team import ALONE, Team
-from edgekit.train.trained import Trained, choose, finish
+from edgekit.train.trained import Trained, finish
 from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,19 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """The checkpoint that was written, and the record of its making: see `_how`.
+    """The folder that was written, and the record of its making: see `_how`.
 
     `already_there`: an earlier call of the same command had finished it.
     """
 
-    checkpoint: Checkpoint
+    path: Path
     how: dict[str, Any]
     already_there: bool
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Return the checkpoint. Raises InputError where an adapter was kept apart."""
+        return Checkpoint.open(self.path)
 
 
 def prepare_training(configuration: Configuration, progress: Progress) -> Prepared:
@@ -170,24 +178,30 @@ class _Job:
     ) -> None:
         self._configuration, self._progress, self._team = configuration, progress, team
         self._hardware = Hardware.detect()
-        try:
-            self._parent = Checkpoint.open(find_checkpoint(self._checkpoint_name()))
-        except InputError as error:
-            where = configuration.where("model", "checkpoint")
-            raise InputError(f"{where}: {error.message}", error.hint) from error
-        except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
-            where = configuration.where("model", "checkpoint")
-            raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
+        self._parent = self._opened("model", configuration.model.checkpoint)
         describe(self._parent)  # packing is proved for these families; others could leak
         self._parent_digest = team.from_first(self._parent.digest)
         self._context = self._window()
+        self._teacher, self._teacher_digest = None, ""
+        if configuration.teacher is not None:
+            self._teacher = self._opened("teacher", configuration.teacher.checkpoint)
+            self._teacher_digest = team.from_first(self._teacher.digest)
+        self._methods = Methods(
+            configuration, self._parent, self._teacher, self._context, self._hardware, team
+        )
         self._digest = team.from_first(lambda: digest_of(self._section, progress))
 
-    def _checkpoint_name(self) -> str:
-        """Return a folder beside the configuration, or what was named."""
-        named = self._configuration.model.checkpoint
-        beside = self._configuration.path.parent / named
-        return str(beside) if (beside / "config.json").is_file() else named
+    def _opened(self, section: str, named: str) -> Checkpoint:
+        """Return the checkpoint that `section` names: a folder beside the file, or what it says."""
+        where = self._configuration.where(section, "checkpoint")
+        try:
+            beside = self._configuration.path.parent / named
+            found = str(beside) if (beside / "config.json").is_file() else named
+            return Checkpoint.open(find_checkpoint(found))
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", error.hint) from error
+        except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
+            raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
 
     def _window(self) -> int:
         longest, wanted = _count(self._parent, "max_position_embeddings"), self._section.context
@@ -218,8 +232,9 @@ class _Job:
 
     def _encoder(self) -> Encoder:
         section = self._section
-        if section.kind == "chat":
-            return ChatEncoder(self._parent, self._context, section.too_long)
+        if section.kind != "text":
+            encoder = PreferenceEncoder if section.kind == "preference" else ChatEncoder
+            return encoder(self._parent, self._context, section.too_long)
         try:
             return TextEncoder(self._parent, self._context, section.end_of_text)
         except InputError as error:
@@ -233,7 +248,7 @@ class _Job:
         # The digest of a checkpoint leaves out its template and the tokens that end an answer.
         said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
         parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
-                 self._context, self._configuration.to_dict()]  # fmt: skip
+                 self._context, self._configuration.to_dict(), self._teacher_digest]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property
@@ -262,7 +277,8 @@ class _Job:
         wanted, part = self._configuration.train, self._data.training
         limits = [] if wanted.steps is None else [wanted.steps]
         if wanted.epochs is not None:
-            limits.append(_steps_of(part.lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
+            lengths = piece_lengths(self._configuration, part)
+            limits.append(_steps_of(lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
         return min(limits) if limits else None
 
     @property
@@ -273,11 +289,10 @@ class _Job:
 
     def finished(self, out: Path) -> FineTuned:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
-        if (out / "config.json").is_file():
-            checkpoint = Checkpoint.open(out)
-            stage = read_stage(checkpoint)
+        if any((out / mark).is_file() for mark in ("config.json", ADAPTER_FILE)):
+            stage = read_stage_in(out)
             if stage is not None and stage.kind == "trained" and stage.how.get("run") == self._key:
-                return FineTuned(checkpoint, stage.how, already_there=True)
+                return FineTuned(out, stage.how, already_there=True)
         raise FolderExistsError(
             f"{out} exists already, and not from this configuration and data",
             hint="choose another folder, or --replace",
@@ -285,12 +300,32 @@ class _Job:
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
         """Train and write. Only the first process writes, and what it writes all return."""
-        wanted, team = self._configuration.train, self._team
+        team = self._team
         team.from_first(lambda: self._keep_data(out))
-        model, trained = self._model()
+        outcome, model, trained = self._trained(tell)
+        if team.is_first:
+            model, trained, before, after = self._judged(outcome, model, trained)
+            how = self._how(outcome, before, after)
+            _require_better(how)
+            self._write(out, model, trained, outcome, how, replace)
+        team.wait()
+        return dataclasses.replace(self.finished(out), already_there=False)
+
+    def _keep_data(self, out: Path) -> None:
+        """Read and keep the data. Raises GateError where the result would have no room."""
+        weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
+        if not self._configuration.keeps_adapter:
+            require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
+        save_data(self.folder, self._data)
+
+    def _trained(self, tell: Tell) -> tuple[Outcome, Any, Trained]:
+        """Train; return the model with the best weights: whole in the first process, if several."""
+        wanted, methods, team = self._configuration.train, self._methods, self._team
+        model, trained = methods.begin()
         meter = Meter.of(model, self._hardware, team)
         trained = shard(model, trained, team, self._hardware)
-        lesson = Supervision(model, self._data, self._context, self._hardware, team)
+        lesson = methods.lesson(model, self._data)
+        prepare_lesson(lesson, self.folder, self._progress)
         settings = Settings(
             Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
             wanted.batch_tokens, wanted.clip, wanted.seed,
@@ -300,48 +335,52 @@ class _Job:
         if team.size > 1:
             best = on_first(trained.values(), team)
             if team.is_first:  # who goes on as if it had trained alone
-                model, trained = self._model()
+                model, trained = methods.begin()
                 trained.restore(best)
                 model.to(self._hardware.device)
-                lesson = Supervision(model, self._data, self._context, self._hardware)
-            else:
-                team.wait()
-                return self.finished(out)
-        finish(model, trained)
-        round_weights(model, self._parent)
+        return outcome, model, trained
+
+    def _judged(
+        self, outcome: Outcome, model: Any, trained: Trained
+    ) -> tuple[Any, Trained, Figures, Figures]:
+        """Return the model as it will be written, with its figures before and after."""
+        methods, before = self._methods, outcome.run.judged[0]
+        whole = methods.unquantised()
+        lesson = methods.lesson(model if whole is None else whole, self._data, alone=True)
+        if whole is None:
+            prepare_lesson(lesson, self.folder, self._progress)
+        else:
+            prepare_lesson(lesson, None, self._progress)
+            model, before, trained = whole, lesson.judge(), methods.moved(trained, whole)
+        if not self._configuration.keeps_adapter:
+            finish(model, trained)
+            round_weights(model, self._parent)
         with self._progress.task("judging the trained model", 1, "passes") as advance:
             after = lesson.judge()
             advance(1)
-        how = self._how(outcome, after)
-        _require_better(how)
-        stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
+        return model, trained, before, after
+
+    def _write(
+        self, out: Path, model: Any, trained: Trained, outcome: Outcome, how: dict[str, Any],
+        replace: bool,
+    ) -> None:  # fmt: skip
+        parent, adapter = self._parent, self._configuration.adapter
+        stage = Stage("trained", str(parent.path.resolve()), self._parent_digest, how)
         files = self._files(out, outcome, how)
-        checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
-        team.wait()
-        return FineTuned(checkpoint, how, already_there=False)
+        if adapter is not None and self._configuration.keeps_adapter:
+            write_adapter(parent, adapter, trained.values(), out, stage, files, replace)
+        else:
+            write_result(parent, model, out, stage, files, self._progress, replace)
 
-    def _keep_data(self, out: Path) -> None:
-        """Read and keep the data. Raises GateError where the result would have no room."""
-        weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
-        require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
-        save_data(self.folder, self._data)
-
-    def _model(self) -> tuple[Any, Trained]:
-        """Return the model on the CPU, and what of it learns."""
-        adapter, wanted = self._configuration.adapter, self._configuration
-        rank = 0 if adapter is None else adapter.rank
-        model = load_model(self._parent)
-        return model, choose(model, wanted.method, rank, wanted.train.seed)
-
-    def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
+    def _how(self, outcome: Outcome, before: Figures, after: Figures) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
         run, data, adapter = outcome.run, self._data, self._configuration.adapter
-        before = run.judged[0]
         files = [*self._section.files, *self._section.evaluation_files]
         return {
             "run": self._key,
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
+            **({} if self._teacher is None else {"teacher_digest": self._teacher_digest}),
             "configuration": self._configuration.to_dict(),
             "data": {
                 "files": [file.name for file in files],
@@ -357,8 +396,8 @@ class _Job:
             "best_step": int(run.best["step"]),
             "tokens": run.tokens,
             "seconds": round(run.elapsed_s, 1),
-            "before": _figures(before),
-            "after": _figures(after),
+            "before": figures.plain(before),
+            "after": figures.plain(after),
             "stopped": outcome.stopped,
         }
 
@@ -371,15 +410,15 @@ class _Job:
             "README.md": card(out.name, parent.path.resolve().name, parent.licence, how, text),
             "training.toml": text.encode(),
             "training.jsonl": as_lines(curve),
-            "training.png": draw(curve, title, TRAINING_FIGURE),
+            "training.png": draw(curve, title, self._drawn),
         }
         if (parent.path / "README.md").is_file():
             files["README.parent.md"] = (parent.path / "README.md").read_bytes()
         return files
 
-
-def _figures(entry: dict[str, float]) -> dict[str, float]:
-    return {"loss": entry["evaluation_loss"], "perplexity": entry["evaluation_perplexity"]}
+    @property
+    def _drawn(self) -> Figure:
+        return Figure("evaluation_loss", figures.loss_name(self._configuration.to_dict()))
 
 
 def _require_better(how: dict[str, Any]) -> None:

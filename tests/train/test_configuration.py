@@ -45,7 +45,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
         "kind": "chat", "files": ["chats.jsonl"], "evaluation_share": 0.05, "too_long": "error",
     }  # fmt: skip
     assert found["train"]["learning_rate"] == 1e-3
-    assert found["adapter"] == {"kind": "lora", "rank": 8}
+    assert found["adapter"] == {"kind": "lora", "rank": 8, "alpha": 16.0, "merge": True}
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,70 @@ def test_a_missing_section_or_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         read_configuration(tmp_path / "bytes.toml")
+
+
+METHODS = """freeze = ["layers.0-1", "embeddings"]
+gradient_checkpointing = true
+[adapter]
+alpha = 4
+layers = ["q_proj"]
+merge = false
+base = "nf4"
+[teacher]
+checkpoint = "larger"
+weight = 0.25
+temperature = 2
+"""
+
+
+def test_methods_are_read_and_decide_what_comes_out(tmp_path: Path) -> None:
+    found = read_configuration(written(tmp_path, GOOD + METHODS))
+    assert found.train.freeze == ("layers.0-1", "embeddings")
+    assert found.keeps_adapter
+    plain = found.to_dict()
+    assert plain["train"]["gradient_checkpointing"] is True
+    assert plain["train"]["freeze"] == ("layers.0-1", "embeddings")
+    assert plain["adapter"] == {
+        "kind": "lora", "rank": 8, "alpha": 4.0, "layers": ("q_proj",), "merge": False,
+        "base": "nf4",
+    }  # fmt: skip
+    assert plain["teacher"] == {"checkpoint": "larger", "weight": 0.25, "temperature": 2.0}
+
+
+def test_preferences_have_rates_and_a_beta_of_their_own(tmp_path: Path) -> None:
+    text = GOOD.replace('"chat"', '"preference"')
+    found = read_configuration(written(tmp_path, text))
+    assert (found.learning_rate, found.to_dict()["preference"]) == (1e-6, {"beta": 0.1})
+    found = read_configuration(written(tmp_path, text + "[preference]\nbeta = 1\n[adapter]\n"))
+    assert (found.learning_rate, found.to_dict()["preference"]) == (5e-5, {"beta": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "why"),
+    [
+        ("[adapter]\nalpha = 0", 11, "alpha is 0, not a number above 0"),
+        ("[adapter]\nlayers = []", 11, r"layers is \[\], not a list of texts"),
+        ('[adapter]\nlayers = "q"', 11, "layers is 'q', not a list of texts"),
+        ("[adapter]\nmerge = 1", 11, "merge is 1, not true or false"),
+        ('[adapter]\nbase = "int8"', 11, r"unknown \[adapter\] base 'int8'"),
+        ('freeze = "head"', 10, "freeze is 'head', not a list of texts"),
+        ('gradient_checkpointing = "yes"', 10, "'yes', not true or false"),
+        ("[preference]\nbeta = 0.1", 10, r"goes only with \[data\] kind = \"preference\""),
+        ("[teacher]\nweight = 0.5", 10, "checkpoint is missing"),
+        ('[teacher]\ncheckpoint = "a"\nweight = 1.5', 12, "at most 1"),
+        ('[teacher]\ncheckpoint = "a"\ntemperature = -1', 12, "number above 0"),
+    ],
+)
+def test_a_mistake_in_a_method_is_named(tmp_path: Path, more: str, line: int, why: str) -> None:
+    path = written(tmp_path, GOOD + more + "\n")
+    with pytest.raises(InputError, match=why) as caught:
+        read_configuration(path)
+    assert f"{path}, line {line}: " in caught.value.message
+
+
+def test_preferences_have_no_teacher_and_a_beta_above_0(tmp_path: Path) -> None:
+    text = GOOD.replace('"chat"', '"preference"')
+    with pytest.raises(InputError, match=r"line 10: \[teacher\] does not go with"):
+        read_configuration(written(tmp_path, text + '[teacher]\ncheckpoint = "a"\n'))
+    with pytest.raises(InputError, match=r"line 11: .*beta is 0, not a number above 0"):
+        read_configuration(written(tmp_path, text + "[preference]\nbeta = 0\n"))
