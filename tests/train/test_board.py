@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from edgekit.errors import InputError
 from edgekit.train.board import Board
 from edgekit.train.configuration import read_configuration
+from edgekit.workflows.train import Prepared
 
 from .test_configuration import GOOD, written
+from .test_leftovers import a_run
+from .test_train import STEPS, Interrupts, configured, interrupt, parent, trained  # noqa: F401
 
 
 def step(number: int, loss: float) -> dict[str, float]:
@@ -74,3 +78,29 @@ def test_the_folder_is_beside_the_configuration_and_no_part_of_the_run(tmp_path:
     for wrong in ('"chats.jsonl"', '"~no-such-user/x"', '""', "3"):
         with pytest.raises(InputError, match=r"line 10: \[train\] tensorboard is"):
             read_configuration(written(tmp_path, GOOD + f"tensorboard = {wrong}\n"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_interrupted_run_shows_every_step_once_and_clears_up(
+    parent: Path,  # noqa: F811
+    tmp_path: Path, edgekit_home: Path,
+) -> None:  # fmt: skip
+    config = configured(tmp_path, parent, save_seconds=1e-9, tensorboard='"runs"')
+    old = a_run(edgekit_home / "cache" / "training", "run-old", days=40)
+    found: list[Prepared] = []
+    with pytest.raises(KeyboardInterrupt):
+        trained(config, tmp_path / "out", Interrupts(5, interrupt), announce=found.append)
+    assert [leftover.folder for leftover in found[0].leftovers] == [old]
+    assert not old.exists()
+    trained(config, tmp_path / "out")
+    events = shown(tmp_path / "runs" / "out")
+    lines = (tmp_path / "out" / "training.jsonl").read_text().splitlines()
+    curve = [json.loads(line) for line in lines]
+    steps = [entry for entry in curve if "loss" in entry]
+    assert [step for step, _ in events["training/loss"]] == list(range(1, STEPS + 1))
+    assert [value for _, value in events["training/loss"]] == pytest.approx(
+        [entry["loss"] for entry in steps]
+    )
+    assert len(events["evaluation/loss"]) == len(curve) - len(steps)
+    assert all(entry["tokens_per_s"] > 0 and entry["memory_bytes"] > 1 << 20 for entry in steps)
+    assert all(0 < entry["mfu"] < 1 for entry in steps)
