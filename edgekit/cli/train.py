@@ -73,7 +73,7 @@ def _recipe(text: str) -> Recipe:
 
 def _announce(prepared: Prepared) -> None:
     """Say what was found in the data, and whether an interrupted run goes on."""
-    for note in _notes(prepared.data.report):
+    for note in [*prepared.notes, *_notes(prepared.data.report)]:
         click.echo(f"{styled('note:', fg='yellow')} {note}", err=True)
     if prepared.resumed_step is not None:
         click.echo(f"an interrupted run goes on at step {prepared.resumed_step}", err=True)
@@ -94,9 +94,9 @@ def _notes(report: Report) -> list[str]:
 def _print_plan(prepared: Prepared, as_json: bool) -> None:
     from dataclasses import asdict
 
-    data = prepared.data
+    data, named = prepared.data, {"checkpoint": str(prepared.parent.path)}
     found: dict[str, Any] = {
-        "checkpoint": str(prepared.parent.path),
+        **({f"new_{key}": value for key, value in prepared.new.items()} or named),
         "training_records": data.training.records,
         "training_tokens": sum(data.training.lengths),
         "training_targets": sum(data.training.targets),
@@ -107,11 +107,14 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
         "resumed_step": prepared.resumed_step,
     }
     if as_json:
-        print_json(found | {"data": asdict(data.report), "digest": prepared.digest})
+        print_json(
+            found
+            | {"notes": prepared.notes, "data": asdict(data.report), "digest": prepared.digest}
+        )
         return
     shown = [(name.replace("_", " "), "-" if v is None else str(v)) for name, v in found.items()]
     click.echo(facts(shown))
-    for note in _notes(data.report):
+    for note in [*prepared.notes, *_notes(data.report)]:
         click.echo(note)
 
 

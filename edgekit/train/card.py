@@ -11,21 +11,25 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
     """Return README.md of the checkpoint `name`.
 
     `how` is the record of the stage, `configuration` the text of the file that it was made by.
+    A model that began with random weights has no parent to name: `how` has its facts as "new".
     """
+    new = how.get("new")
     data, before, after = how["data"], how["before"], how["after"]
     method = how["method"] + (f", rank {how['rank']}" if "rank" in how else "")
     lines = [
         "---",
         *([] if licence == "unknown" else [f"license: {licence}"]),
-        f"base_model: {json.dumps(parent)}",
+        *([f"base_model: {json.dumps(parent)}"] if new is None else []),
         "---",
         "",
         f"# {name}",
         "",
-        f"Trained from {parent} by edgekit ({method}): {how['steps']} steps, "
+        f"Trained from {parent if new is None else 'random weights'} by edgekit ({method}): "
+        f"{how['steps']} steps, "
         f"{how['tokens']} tokens. The weights are those of step {how['best_step']}, "
         "which did best on the held-out records.",
         "",
+        *([] if new is None else [*_beginning(new), ""]),
         "| held-out records | before | after |",
         "|---|---|---|",
         f"| loss, nats a token | {before['loss']:.4f} | {after['loss']:.4f} |",
@@ -51,3 +55,13 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "```",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _beginning(new: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on a model that began with random weights."""
+    trained = new["tokenizer"] == "trained"
+    tokenizer = "trained on the training records" if trained else f"that of {new['tokenizer']}"
+    return [
+        f"A new model of the family {new['family']} with {new['parameters']} weights. Its "
+        f"tokenizer, of {new['tokens']} tokens, is {tokenizer}."
+    ]

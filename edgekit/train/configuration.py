@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from converters.schemes import unknown
 from edgekit.errors import InputError
+from edgekit.train.model_section import ModelSection, TokenizerSection, read_model, read_tokenizer
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
@@ -23,14 +24,8 @@ Kind = Literal["chat", "text"]
 TooLong = Literal["error", "skip", "cut"]
 Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
+NEW_RATE = 1e-3  # of a model that begins with random weights
 _Choice = TypeVar("_Choice", bound=str)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSection:
-    """`[model]`: the `checkpoint` to begin with, a folder or a name in the store."""
-
-    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +90,7 @@ class Configuration:
     train: TrainSection
     adapter: AdapterSection | None = None
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+    tokenizer: TokenizerSection | None = None
 
     @property
     def method(self) -> Method:
@@ -106,7 +102,8 @@ class Configuration:
     @property
     def learning_rate(self) -> float:
         """Return the peak of the learning rate: as configured, or what suits the method."""
-        return self.train.learning_rate or DEFAULT_RATES[self.method]
+        usual = DEFAULT_RATES[self.method] if self.model.new is None else NEW_RATE
+        return self.train.learning_rate or usual
 
     def where(self, section: str, key: str) -> str:
         """Return file, line and key, as they stand in a complaint."""
@@ -136,10 +133,13 @@ def read_configuration(path: Path) -> Configuration:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
     tables = _tables(path, text, document)
     data, train = tables["data"], tables["train"]
+    model = read_model(tables["model"])
+    if model.new is not None:
+        _check_is_whole(train, tables["adapter"] if "adapter" in document else None)
     return Configuration(
         path=path,
         text=text,
-        model=ModelSection(tables["model"].text("checkpoint")),
+        model=model,
         data=DataSection(
             kind=data.choice("kind", get_args(Kind)),
             files=data.files("files", required=True),
@@ -152,7 +152,15 @@ def read_configuration(path: Path) -> Configuration:
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,
         evaluate=EvaluateSection(tables["evaluate"].whole("times", 6, least=1) or 6),
+        tokenizer=read_tokenizer(tables["tokenizer"], model),
     )
+
+
+def _check_is_whole(train: _Table, adapter: _Table | None) -> None:
+    """Raise InputError if a new model would not be trained whole: its weights are random."""
+    for table, key in ((train, "only"), (adapter, "")):
+        if table is not None and (not key or table.has(key)):
+            raise table.error(key, "cannot go with [model] new: random weights are trained whole")
 
 
 def _train(table: _Table) -> TrainSection:
@@ -185,6 +193,7 @@ SECTIONS: dict[str, Any] = {
     "train": TrainSection,
     "adapter": AdapterSection,
     "evaluate": EvaluateSection,
+    "tokenizer": TokenizerSection,
 }
 
 

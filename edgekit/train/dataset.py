@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,7 +24,7 @@ from edgekit.progress import Progress
 from edgekit.train.configuration import DataSection
 from edgekit.train.duplicates import NearDuplicates, content_hash
 from edgekit.train.examples import Encoder, Example
-from edgekit.train.records import Record, read_chats, read_texts
+from edgekit.train.records import Record, place_of, read_chats, read_texts, unit
 
 LEARNT = np.uint32(1 << 31)  # the bit of a stored token that says whether it is learnt
 MOST_PLACES = 20
@@ -97,6 +97,36 @@ def data_files(section: DataSection) -> list[Path]:
     return [*section.evaluation_files, *section.files]
 
 
+def records_of(section: DataSection, file: Path) -> Iterator[Record]:
+    """Yield the records of one of the section's files. Raises InputError at the first bad one."""
+    return (read_chats if section.kind == "chat" else read_texts)(file)
+
+
+def training_records(section: DataSection) -> Iterator[Record]:
+    """Yield the records that training may see: none that is held out, however it is written.
+
+    Raises InputError at the first bad record.
+    """
+    apart = {
+        content_hash(record.text)
+        for file in section.evaluation_files
+        for record in records_of(section, file)
+    }
+    for file in section.files:
+        for record in records_of(section, file):
+            key = content_hash(record.text)
+            if key not in apart and not is_held_out(section, key):
+                yield record
+
+
+def is_held_out(section: DataSection, key: int) -> bool:
+    """Return whether the record of `files` with this content hash is judged by, not learnt.
+
+    With evaluation files that is nobody's lot; those have what is judged by.
+    """
+    return not section.evaluation_files and key < section.evaluation_share * 2**64
+
+
 def digest_of(section: DataSection, progress: Progress) -> str:
     """Return the SHA-256 over the files' hashes, in their order; names do not count."""
     files, total = data_files(section), hashlib.sha256()
@@ -125,7 +155,7 @@ def read_data(
     reading = _Reading(section, encoder, vocabulary, files, stream)
     with progress.task("reading the data", None, "records") as advance, disk_errors(folder):
         for number, file in enumerate(files):
-            for record in (read_chats if section.kind == "chat" else read_texts)(file):
+            for record in records_of(section, file):
                 reading.take(record, number)
                 advance(1)
         stream.flush()
@@ -153,12 +183,12 @@ class _Reading:
             return
         key = content_hash(record.text)
         apart = self._section.evaluation_files
-        is_held_out = file < len(apart) if apart else key < self._section.evaluation_share * 2**64
-        self._compare(record, file, key, is_held_out)
-        if apart and not is_held_out and self._held_out[self._seen[key]]:
+        held_out = file < len(apart) or is_held_out(self._section, key)
+        self._compare(record, file, key, held_out)
+        if apart and not held_out and self._held_out[self._seen[key]]:
             self._report.leaking += 1
             return
-        part = self._evaluation if is_held_out else self._training
+        part = self._evaluation if held_out else self._training
         part.records += 1
         for example in examples:
             part.add(example, self._position, file, record.line)
@@ -179,8 +209,8 @@ class _Reading:
             self._report.straddling += self._held_out[like] != is_held_out
         if like is not None and not self._report.first_duplicate:
             earlier = self._where[like]
-            place = f"{self._training.files[earlier >> 40]}, line {earlier & ((1 << 40) - 1)}"
-            self._report.first_duplicate = f"{record.where} is like {place}"
+            earlier_place = place_of(self._training.files[earlier >> 40], earlier & ((1 << 40) - 1))
+            self._report.first_duplicate = f"{record.where} is like {earlier_place}"
 
     def _store(self, example: Example, record: Record) -> None:
         ids = np.array(example.token_ids, dtype=np.uint32)
@@ -208,4 +238,4 @@ class _Reading:
 def _named(file: Path, lines: Sequence[int]) -> str:
     shown = ", ".join(map(str, lines[:MOST_PLACES]))
     more = f" and {len(lines) - MOST_PLACES} more" if len(lines) > MOST_PLACES else ""
-    return f"{file.name} line{'s' if len(lines) > 1 else ''} {shown}{more}"
+    return f"{file.name} {unit(file)}{'s' if len(lines) > 1 else ''} {shown}{more}"

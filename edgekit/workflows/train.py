@@ -7,8 +7,10 @@ cache, under a name that stands for all that decides what comes out of it.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -34,6 +36,8 @@ from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.model_section import notes
+from edgekit.train.new_model import make_checkpoint, tokenizer_digest, tokenizer_source
 from edgekit.train.order import batches
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
@@ -43,12 +47,14 @@ from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
+NEW = "new"  # the untrained model, in the folder of its run
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a run will do, known before its first step. `steps` is None where minutes end it.
-    `resumed_step`: where an interrupted run goes on, None for a new one."""
+    `resumed_step`: where an interrupted run goes on, None for a new one. `new`: facts of a new
+    model, as `_how` records them, and `notes` what its widths forbid; empty for a checkpoint."""
 
     parent: Checkpoint
     context: int
@@ -56,6 +62,8 @@ class Prepared:
     digest: str
     steps: int | None
     resumed_step: int | None
+    new: dict[str, Any]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,8 @@ def prepare_training(configuration: Configuration, progress: Progress) -> Prepar
 
     Raises InputError for anything wrong.
     """
-    return _Job(configuration, progress).prepared
+    with tempfile.TemporaryDirectory() as scratch:  # a new model is made, to see what it is
+        return _Job(configuration, progress, Path(scratch)).prepared
 
 
 def run_training(
@@ -138,30 +147,58 @@ def convert_training(
 
 
 class _Job:
-    def __init__(self, configuration: Configuration, progress: Progress) -> None:
-        self._configuration, self._progress = configuration, progress
+    def __init__(
+        self, configuration: Configuration, progress: Progress, scratch: Path | None = None
+    ) -> None:
+        """Check what can be checked at once. A new model is made in `scratch`, or in the folder."""
+        self._configuration, self._progress, self._scratch = configuration, progress, scratch
         self._hardware = Hardware.detect()
+        self._digest = digest_of(self._section, progress)
+        if configuration.model.new is None:
+            self._parent_digest = self._parent.digest()
+        else:
+            self._parent_digest = self._digest_of_new()
+        self._context = self._window()
+
+    @cached_property
+    def _parent(self) -> Checkpoint:
+        """The checkpoint to begin with: the one that is named, or a new one."""
+        if self._configuration.model.new is not None:
+            return make_checkpoint(
+                self._configuration, (self._scratch or self.folder) / NEW, self._progress
+            )
+        parent = self._named_parent()
+        describe(parent)  # packing is proved for these families; others could leak
+        return parent
+
+    def _named_parent(self) -> Checkpoint:
+        configuration = self._configuration
         try:
-            self._parent = Checkpoint.open(find_checkpoint(self._checkpoint_name()))
+            return Checkpoint.open(find_checkpoint(self._checkpoint_name()))
         except InputError as error:
             where = configuration.where("model", "checkpoint")
             raise InputError(f"{where}: {error.message}", error.hint) from error
         except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
             where = configuration.where("model", "checkpoint")
             raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
-        describe(self._parent)  # packing is proved for these families; others could leak
-        self._parent_digest = self._parent.digest()
-        self._context = self._window()
-        self._digest = digest_of(self._section, progress)
+
+    def _digest_of_new(self) -> str:
+        """Return what a new model is made from, in place of a digest: it need not be made yet."""
+        source = tokenizer_source(self._configuration)
+        taken = None if source is None else tokenizer_digest(source)
+        made_by = [importlib.metadata.version(name) for name in ("torch", "tokenizers")]
+        parts = [self._configuration.to_dict(), self._digest, taken, made_by]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _checkpoint_name(self) -> str:
         """Return a folder beside the configuration, or what was named."""
-        named = self._configuration.model.checkpoint
+        named = self._configuration.model.checkpoint or ""
         beside = self._configuration.path.parent / named
         return str(beside) if (beside / "config.json").is_file() else named
 
     def _window(self) -> int:
-        longest, wanted = _count(self._parent, "max_position_embeddings"), self._section.context
+        wanted, longest = self._section.context, self._configuration.model.context
+        longest = longest or _count(self._parent, "max_position_embeddings")
         if wanted is not None and wanted > longest:
             raise InputError(
                 f"{self._configuration.where('data', 'context')} is {wanted}, and the model was "
@@ -195,9 +232,11 @@ class _Job:
     @cached_property
     def _key(self) -> str:
         """Return a name for this run: all that decides what comes out of it."""
-        parent = self._parent
-        # The digest of a checkpoint leaves out its template and the tokens that end an answer.
-        said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
+        said = []
+        if self._configuration.model.new is None:
+            # The digest of a checkpoint leaves out its template and the tokens that end an answer.
+            parent = self._parent
+            said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
         parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
                  self._context, self._configuration.to_dict()]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -219,7 +258,24 @@ class _Job:
     def prepared(self) -> Prepared:
         """Return what the run will do."""
         step = saved_step(self.folder)
-        return Prepared(self._parent, self._context, self._data, self._digest, self._steps, step)
+        found = tuple(notes(self._configuration.model))
+        return Prepared(
+            self._parent, self._context, self._data, self._digest, self._steps, step,
+            self._new, found,
+        )  # fmt: skip
+
+    @property
+    def _new(self) -> dict[str, Any]:
+        """Return what a new model is, as plain JSON; nothing for a checkpoint."""
+        model, section = self._configuration.model, self._configuration.tokenizer
+        if model.new is None or section is None:
+            return {}
+        return {
+            "family": model.new,
+            "parameters": self._parent.parameters,
+            "tokens": _count(self._parent, "vocab_size"),
+            "tokenizer": section.checkpoint or "trained",
+        }
 
     def finished(self, out: Path) -> FineTuned:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
@@ -256,10 +312,16 @@ class _Job:
             advance(1)
         how = self._how(outcome, after)
         _require_better(how)
-        stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
+        stage = Stage("trained", self._origin, self._parent_digest, how)
         files = self._files(out, outcome, how)
         checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
         return FineTuned(checkpoint, how, already_there=False)
+
+    @property
+    def _origin(self) -> str:
+        """Return where the run began, as its record names it."""
+        family = self._configuration.model.new
+        return str(self._parent.path.resolve()) if family is None else f"new {family}"
 
     def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
@@ -270,6 +332,7 @@ class _Job:
             "run": self._key,
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
+            **({"new": self._new} if self._new else {}),
             "configuration": self._configuration.to_dict(),
             "data": {
                 "files": [file.name for file in files],
@@ -294,9 +357,10 @@ class _Job:
         """Return what lies beside the weights; the parent's card stays, under another name."""
         parent, curve = self._parent, outcome.run.curve
         text = self._configuration.text
+        licence = self._configuration.model.licence or parent.licence
         title = f"{out.name}: {self._configuration.method}"
         files: dict[str, bytes | None] = {
-            "README.md": card(out.name, parent.path.resolve().name, parent.licence, how, text),
+            "README.md": card(out.name, Path(self._origin).name, licence, how, text),
             "training.toml": text.encode(),
             "training.jsonl": as_lines(curve),
             "training.png": draw(curve, title, TRAINING_FIGURE),
