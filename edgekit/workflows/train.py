@@ -258,11 +258,18 @@ class _Job:
     def prepared(self) -> Prepared:
         """Return what the run will do."""
         step = saved_step(self.folder)
-        found = tuple(notes(self._configuration.model))
+        found = [*notes(self._configuration.model), *self._vocabulary_note()]
         return Prepared(
             self._parent, self._context, self._data, self._digest, self._steps, step,
-            self._new, found,
+            self._new, tuple(found),
         )  # fmt: skip
+
+    def _vocabulary_note(self) -> list[str]:
+        section = self._configuration.tokenizer
+        asked = None if section is None else section.vocabulary
+        if asked is None or self._new["tokens"] >= asked:
+            return []
+        return [f"the training records have words for {self._new['tokens']} tokens, not {asked}"]
 
     @property
     def _new(self) -> dict[str, Any]:

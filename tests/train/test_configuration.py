@@ -8,6 +8,7 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.train.configuration import read_configuration
+from edgekit.train.model_section import notes
 
 GOOD = """\
 [model]
@@ -96,3 +97,69 @@ def test_a_missing_section_or_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         read_configuration(tmp_path / "bytes.toml")
+
+
+NEW = GOOD.replace('checkpoint = "tiny"', 'new = "llama"')
+
+
+def test_a_new_model_has_sensible_numbers(tmp_path: Path) -> None:
+    found = read_configuration(written(tmp_path, NEW))
+    model = found.model
+    assert (model.layers, model.width, model.heads, model.key_value_heads) == (8, 256, 4, 4)
+    assert (model.feed_forward, model.context, model.licence) == (768, 512, None)
+    assert (found.tokenizer.vocabulary, found.learning_rate) == (8192, 1e-3)
+    assert notes(model) == []
+    said = found.to_dict()
+    assert said["model"]["heads"] == 4
+    assert said["tokenizer"] == {"vocabulary": 8192}
+    old = read_configuration(written(tmp_path, GOOD))
+    assert (old.tokenizer, old.to_dict()["model"]) == (None, {"checkpoint": "tiny"})
+
+
+@pytest.mark.parametrize(
+    ("added", "line", "why"),
+    [
+        ('checkpoint = "tiny"', 2, r"\[model\] new cannot go with checkpoint"),
+        ("width = 100\nheads = 3", 4, "heads does not fit: 3 heads cannot share a width of 100"),
+        ("width = 33", 3, "width does not fit: 1 heads cannot share a width of 33"),
+        ("heads = 4\nkey_value_heads = 3", 4, "4 heads cannot share 3 key-value heads"),
+        ("heads = 4\nkey_value_heads = 8", 4, "not a whole number from 1 to 4"),
+        ("layers = 0", 3, "layers is 0, not a whole number from 1"),
+        ('licence = "mit\\n---"', 3, "not an SPDX name"),
+        ("[adapter]", 3, r"\[adapter\] cannot go with \[model\] new"),
+        ("[tokenizer]\nvocabulary = 200", 4, "not a whole number from 300"),
+        ('[tokenizer]\nvocabulary = 999\ncheckpoint = "x"', 4, "vocabulary cannot go with"),
+    ],
+)
+def test_a_mistake_in_a_new_model_is_named(tmp_path: Path, added: str, line: int, why: str) -> None:
+    path = written(tmp_path, NEW.replace('"llama"', f'"llama"\n{added}'))
+    with pytest.raises(InputError, match=why) as caught:
+        read_configuration(path)
+    assert f"line {line}:" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"llama"', '"lama"', r"unknown \[model\] new 'lama'"),
+        ("steps = 10", 'steps = 1\nonly = "norms"', "only cannot go with .model. new"),
+        ('new = "llama"', 'checkpoint = "tiny"\nwidth = 64', "width is of a new model"),
+        (
+            'new = "llama"',
+            'checkpoint = "tiny"\n[tokenizer]\nvocabulary = 999',
+            "its own tokenizer",
+        ),
+    ],
+)
+def test_what_goes_with_no_model_is_named(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        read_configuration(written(tmp_path, NEW.replace(old, new)))
+
+
+def test_widths_that_forbid_types_are_told(tmp_path: Path) -> None:
+    text = NEW.replace('"llama"', '"llama"\nwidth = 96\nheads = 4\nfeed_forward = 100')
+    model = read_configuration(written(tmp_path, text)).model
+    assert [note.split(":")[0] for note in notes(model)] == [
+        "[model] width is 96, not a multiple of 256",
+        "[model] feed_forward is 100, not a multiple of 32",
+    ]
