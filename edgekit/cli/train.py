@@ -80,6 +80,8 @@ def _announce(prepared: Prepared) -> None:
 
 
 def _notes(report: Report) -> list[str]:
+    from edgekit.train.personal_data import in_words
+
     counts = [
         (report.skipped, "records are left out: too long, or nothing in them to learn"),
         (report.leaking, "training records are left out: the evaluation files have them"),
@@ -88,6 +90,7 @@ def _notes(report: Report) -> list[str]:
         (report.straddling, "of those are held out while the other is not, or the reverse"),
     ]
     notes = [f"{count} {what}" for count, what in counts if count]
+    notes += [f"personal data: {words}" for words in in_words(report.personal_data)]
     return [*notes, *([report.first_duplicate] if report.first_duplicate else [])]
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train.personal_data import in_words
+
 
 def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configuration: str) -> bytes:
     """Return README.md of the checkpoint `name`.
@@ -46,6 +48,7 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         f"- SHA-256 over the files' hashes: `{data['digest']}`",
         f"- the same words as an earlier record: {data['duplicates']}; "
         f"similar to one: {data['near_duplicates']}, {data['straddling']} of them across the split",
+        *_personal(how["configuration"]["data"], data["personal_data"]),
         *(["", f"Training stopped early: {how['stopped']}."] if how["stopped"] else []),
         "",
         "## Configuration",
@@ -65,3 +68,10 @@ def _beginning(new: Mapping[str, Any]) -> list[str]:
         f"A new model of the family {new['family']} with {new['parameters']} weights. Its "
         f"tokenizer, of {new['tokens']} tokens, is {tokenizer}."
     ]
+
+
+def _personal(section: Mapping[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return what is said of personal data: what was found, nothing, or that nobody looked."""
+    if section["personal_data"] == "ignore":
+        return ["- personal data was not looked for"]
+    return [f"- personal data that was found: {'; '.join(in_words(found)) or 'none'}"]

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 from converters.schemes import unknown
 from edgekit.errors import InputError
 from edgekit.train.model_section import ModelSection, TokenizerSection, read_model, read_tokenizer
+from edgekit.train.personal_data import Scan
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
@@ -36,7 +37,8 @@ class DataSection:
     under "text", or plain text files. Without `evaluation_files`, `evaluation_share` of the
     records is held out. `context`: tokens of a window; None: the model's, but at most 1024.
     `too_long`: what is done with a chat of more. `end_of_text`: the token after each document of
-    kind "text"; None: the one that the tokenizer names.
+    kind "text"; None: the one that the tokenizer names. `personal_data`: whether e-mail addresses
+    and the like are counted, and whether the first ends the run.
     """
 
     kind: Kind
@@ -46,6 +48,7 @@ class DataSection:
     context: int | None = None
     too_long: TooLong = "error"
     end_of_text: str | None = None
+    personal_data: Scan = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ def read_configuration(path: Path) -> Configuration:
             context=data.whole("context", None, least=2),
             too_long=data.choice("too_long", get_args(TooLong), "error"),
             end_of_text=data.optional_text("end_of_text"),
+            personal_data=data.choice("personal_data", get_args(Scan), "report"),
         ),
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edgekit.progress import Progress
 from edgekit.train.configuration import DataSection
 from edgekit.train.duplicates import NearDuplicates, content_hash
 from edgekit.train.examples import Encoder, Example
+from edgekit.train.personal_data import PersonalData
 from edgekit.train.records import Record, place_of, read_chats, read_texts, unit
 
 LEARNT = np.uint32(1 << 31)  # the bit of a stored token that says whether it is learnt
@@ -35,7 +36,8 @@ class Report:
     """What was found in the data. `skipped`: too long, by configuration. `duplicates`: records
     that are like an earlier one but for case, spaces and punctuation; `near_duplicates`: similar
     ones beside those; `straddling` of them lie on both sides of the split. `leaking`: training
-    records left out because the evaluation files have them. `first_duplicate`: one, in words."""
+    records left out because the evaluation files have them. `first_duplicate`: one, in words.
+    `personal_data`: what of it was found, by kind (see `PersonalData.to_dict`)."""
 
     records: int = 0
     skipped: int = 0
@@ -44,6 +46,7 @@ class Report:
     straddling: int = 0
     leaking: int = 0
     first_duplicate: str = ""
+    personal_data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -170,12 +173,14 @@ class _Reading:
         self._section, self._encoder, self._vocabulary = section, encoder, vocabulary
         self._stream, self._position = stream, 0
         self._near, self._report = NearDuplicates(), Report()
+        self._personal = PersonalData(section.personal_data)
         self._training, self._evaluation = Part(files), Part(files)
         self._seen: dict[int, int] = {}
         self._held_out = bytearray()  # for each record that was shown, whether it is held out
         self._where = array("q")
 
     def take(self, record: Record, file: int) -> None:
+        self._personal.look(record)
         examples = self._encoder.examples(record)
         self._report.records += 1
         if not examples:
@@ -232,6 +237,7 @@ class _Reading:
                     hint="give more records, another evaluation_share, or evaluation_files",
                 )
             part.stored = np.memmap(self._stream, dtype=np.uint32, mode="r")
+        self._report.personal_data = self._personal.to_dict()
         return DataSet(self._training, self._evaluation, self._report)
 
 

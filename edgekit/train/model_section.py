@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from edgekit.train.configuration import _Table
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3"]
-HEAD_WIDTH = 64
+HEAD_WIDTH = 64  # as most families have it
+HEAD_STEP = 16  # ONNX Runtime's attention takes no other widths of a head
 ROW = 256  # weights in a block of the GGUF types that are called K-quants
 SMALL_ROW = 32  # in a block of all other types
 LEAST_VOCABULARY = 300  # 256 bytes, the special tokens, and some merges
@@ -58,11 +59,15 @@ def read_model(table: _Table) -> ModelSection:
         return ModelSection(table.text("checkpoint"))
     if table.has("checkpoint"):
         raise table.error("new", "cannot go with checkpoint: a run begins with one of them")
-    width = table.whole("width", 256, least=2, most=1 << 16) or 0
-    heads = table.whole("heads", max(1, width // HEAD_WIDTH), least=1, most=1024) or 1
+    width = table.whole("width", 256, least=HEAD_STEP, most=1 << 16) or 0
+    heads = table.whole("heads", _usual_heads(width), least=1, most=1024) or 1
     shared = table.whole("key_value_heads", heads, least=1, most=heads) or heads
-    if width % heads or width // heads % 2:
-        raise _blamed(table, "heads", "width", f"{heads} heads cannot share a width of {width}")
+    if not _fits(heads, width):
+        raise _blamed(
+            table, "heads", "width",
+            f"{heads} heads cannot share a width of {width}: each needs the same multiple of "
+            f"{HEAD_STEP}",
+        )  # fmt: skip
     if heads % shared:
         raise _blamed(
             table, "key_value_heads", "heads",
@@ -92,6 +97,16 @@ def read_tokenizer(table: _Table, model: ModelSection) -> TokenizerSection | Non
             raise table.error("vocabulary", "cannot go with checkpoint: its tokenizer has its own")
         return TokenizerSection(checkpoint=table.text("checkpoint"))
     return TokenizerSection(table.whole("vocabulary", 8192, least=LEAST_VOCABULARY, most=1 << 20))
+
+
+def _usual_heads(width: int) -> int:
+    """Return the most heads of at least the usual width that can share `width`, else 1."""
+    most = max(1, width // HEAD_WIDTH)
+    return next((heads for heads in range(most, 0, -1) if _fits(heads, width)), 1)
+
+
+def _fits(heads: int, width: int) -> bool:
+    return width % heads == 0 and width // heads % HEAD_STEP == 0
 
 
 def feed_forward(width: int) -> int:
@@ -128,8 +143,7 @@ def _note(key: str, size: int) -> str:
 def _blamed(table: _Table, key: str, other: str, what: str) -> InputError:
     """Return an error at the one of two keys that the configuration has."""
     named = key if table.has(key) or not table.has(other) else other
-    advice = "; each head needs an even share" if key == "heads" else ""
-    return table.error(named, f"does not fit: {what}{advice}")
+    return table.error(named, f"does not fit: {what}")
 
 
 def _licence(table: _Table) -> str | None:

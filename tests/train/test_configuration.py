@@ -44,6 +44,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
     found = read_configuration(written(tmp_path, GOOD + "[adapter]\n")).to_dict()
     assert found["data"] == {
         "kind": "chat", "files": ["chats.jsonl"], "evaluation_share": 0.05, "too_long": "error",
+        "personal_data": "report",
     }  # fmt: skip
     assert found["train"]["learning_rate"] == 1e-3
     assert found["adapter"] == {"kind": "lora", "rank": 8}
@@ -63,6 +64,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
         ("steps = 10", "", 8, "neither steps, epochs nor minutes"),
         ("steps = 10", 'steps = 1\nonly = "norms"\n[adapter]', 10, "cannot go with"),
         ('kind = "chat"', 'kind = "chats"', 5, r"unknown \[data\] kind 'chats'"),
+        ('kind = "chat"', 'kind = "chat"\npersonal_data = "no"', 6, "unknown .data. personal_data"),
         ('kind = "chat"', "", 4, r"\[data\] kind is missing"),
         ('["chats.jsonl"]', '"chats.jsonl"', 6, "not a list of files"),
         ('["chats.jsonl"]', "[]", 6, "not a list of files"),
@@ -109,6 +111,8 @@ def test_a_new_model_has_sensible_numbers(tmp_path: Path) -> None:
     assert (model.feed_forward, model.context, model.licence) == (768, 512, None)
     assert (found.tokenizer.vocabulary, found.learning_rate) == (8192, 1e-3)
     assert notes(model) == []
+    wide = read_configuration(written(tmp_path, NEW.replace('"llama"', '"llama"\nwidth = 400')))
+    assert (wide.model.heads, wide.model.feed_forward) == (5, 1280)
     said = found.to_dict()
     assert said["model"]["heads"] == 4
     assert said["tokenizer"] == {"vocabulary": 8192}
@@ -120,8 +124,8 @@ def test_a_new_model_has_sensible_numbers(tmp_path: Path) -> None:
     ("added", "line", "why"),
     [
         ('checkpoint = "tiny"', 2, r"\[model\] new cannot go with checkpoint"),
-        ("width = 100\nheads = 3", 4, "heads does not fit: 3 heads cannot share a width of 100"),
-        ("width = 33", 3, "width does not fit: 1 heads cannot share a width of 33"),
+        ("width = 96\nheads = 4", 4, "heads does not fit: 4 heads cannot share a width of 96"),
+        ("width = 136", 3, "width does not fit: 1 heads cannot share a width of 136"),
         ("heads = 4\nkey_value_heads = 3", 4, "4 heads cannot share 3 key-value heads"),
         ("heads = 4\nkey_value_heads = 8", 4, "not a whole number from 1 to 4"),
         ("layers = 0", 3, "layers is 0, not a whole number from 1"),
@@ -157,7 +161,7 @@ def test_what_goes_with_no_model_is_named(tmp_path: Path, old: str, new: str, wh
 
 
 def test_widths_that_forbid_types_are_told(tmp_path: Path) -> None:
-    text = NEW.replace('"llama"', '"llama"\nwidth = 96\nheads = 4\nfeed_forward = 100')
+    text = NEW.replace('"llama"', '"llama"\nwidth = 96\nheads = 3\nfeed_forward = 100')
     model = read_configuration(written(tmp_path, text)).model
     assert [note.split(":")[0] for note in notes(model)] == [
         "[model] width is 96, not a multiple of 256",

@@ -50,7 +50,7 @@ def configured(folder: Path, model: str = "", tokenizer: str = "", **train: Any)
             stream.write(json.dumps({"messages": [asked, answer]}) + "\n")
     settings = {"steps": STEPS, "learning_rate": 1e-2, "batch_tokens": 512} | train
     (folder / "run.toml").write_text(
-        '[model]\nnew = "llama"\nlayers = 2\nwidth = 32\nheads = 4\nkey_value_heads = 2\n'
+        '[model]\nnew = "llama"\nlayers = 2\nwidth = 32\nheads = 2\nkey_value_heads = 1\n'
         f"feed_forward = 64\ncontext = 128\n{model}\n"
         f"[tokenizer]\n{tokenizer or 'vocabulary = 340'}\n"
         '[data]\nkind = "chat"\nfiles = ["chats.jsonl"]\nevaluation_share = 0.2\n'
@@ -141,8 +141,8 @@ def test_each_family_is_made_as_it_was_asked_for(tmp_path: Path, family: str) ->
     checkpoint = made(config, tmp_path / "new")
     shape = describe(checkpoint)
     assert shape.family == family
-    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads) == (2, 32, 4, 2)
-    assert (shape.head_dim, shape.intermediate, shape.context_length) == (8, 64, 128)
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads) == (2, 32, 2, 1)
+    assert (shape.head_dim, shape.intermediate, shape.context_length) == (16, 64, 128)
     assert shape.tied_embeddings
     assert shape.sliding_window is None
     assert len(read_vocabulary(checkpoint, shape.vocabulary_size).tokens) == shape.vocabulary_size
