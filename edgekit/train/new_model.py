@@ -89,6 +89,9 @@ def _make_tokenizer(configuration: Configuration, folder: Path, progress: Progre
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
+        if configuration.data.kind == "chat" and Checkpoint(folder, {}, {}).chat_template is None:
+            where = configuration.where("tokenizer", "checkpoint")
+            raise InputError(f"{where}: {source} has no chat template, and the data is chats")
         return
     if section is None or section.vocabulary is None or model.context is None:
         raise ValueError("a new model has a section [tokenizer]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -176,6 +177,16 @@ def test_a_tokenizer_is_taken_from_a_checkpoint(tiny_checkpoint: Path, tmp_path:
             prepare_training(read_configuration(config), NoProgress())
 
 
+def test_a_tokenizer_for_chats_needs_a_template(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare)
+    file = bare / "tokenizer_config.json"
+    file.write_text(file.read_text().replace("chat_template", "no_template"))
+    config = configured(tmp_path, tokenizer='checkpoint = "bare"')
+    with pytest.raises(InputError, match=r"line 11: \[tokenizer\] checkpoint.*no chat template"):
+        made(config, tmp_path / "new")
+
+
 def test_a_model_beyond_memory_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +269,10 @@ def test_from_nothing_to_engines_that_answer_as_torch_does(tmp_path: Path) -> No
         recipe = Recipe.of(format_name, "f32")
         artifact = convert(found.checkpoint, recipe, tmp_path / format_name, progress=NoProgress())
         with closing(load(artifact, in_process=True)) as runtime:
-            logits = torch.log_softmax(torch.from_numpy(runtime.score(ids).copy()), -1).numpy()
-            assert np.abs(logits - wanted)[:, : wanted.shape[1]].max() < 2e-3
+            logits = torch.from_numpy(runtime.score(ids).copy())[:, : wanted.shape[1]]
+            said = torch.log_softmax(logits, -1).numpy()
+            divergence = (np.exp(wanted) * (wanted - said)).sum(-1)
+            assert divergence.max() < 1e-4  # llama.cpp keeps keys and values in float16
             asked = [Message("user", "where is the red fox number 3?")]
             chunks = runtime.generate(asked, Sampling(temperature=0, max_tokens=30))
             answers.add("".join(chunk.text for chunk in chunks))
