@@ -188,7 +188,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(InputError, match=r"b\.parquet cannot be read as Parquet"):
             list(read_texts(file))
-    for _ in range(200):
+    for _ in range(80):
         broken = bytearray(whole)
         for _ in range(3):
             broken[generator.randrange(len(broken))] = generator.randrange(256)
@@ -197,5 +197,5 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
             list(read_texts(file))
         except InputError as error:
             said.append(error.message)
-    assert len(said) > 100
+    assert len(said) > 40
     assert not [message for message in said if "\n" in message]
