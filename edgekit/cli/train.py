@@ -116,7 +116,7 @@ def _recipe(text: str) -> Recipe:
 
 def _announce(prepared: Prepared) -> None:
     """Say what was found in the data, and whether an interrupted run goes on."""
-    for note in _notes(prepared.data.report):
+    for note in [*prepared.notes, *_notes(prepared.data.report)]:
         click.echo(f"{styled('note:', fg='yellow')} {note}", err=True)
     if prepared.leftovers:
         days = min(leftover.days for leftover in prepared.leftovers)
@@ -128,6 +128,8 @@ def _announce(prepared: Prepared) -> None:
 
 
 def _notes(report: Report) -> list[str]:
+    from edgekit.train.personal_data import in_words
+
     counts = [
         (report.skipped, "records are left out: too long, or nothing in them to learn"),
         (report.leaking, "training records are left out: the evaluation files have them"),
@@ -136,15 +138,16 @@ def _notes(report: Report) -> list[str]:
         (report.straddling, "of those are held out while the other is not, or the reverse"),
     ]
     notes = [f"{count} {what}" for count, what in counts if count]
+    notes += [f"personal data: {words}" for words in in_words(report.personal_data)]
     return [*notes, *([report.first_duplicate] if report.first_duplicate else [])]
 
 
 def _print_plan(prepared: Prepared, as_json: bool) -> None:
     from dataclasses import asdict
 
-    data = prepared.data
+    data, named = prepared.data, {"checkpoint": str(prepared.parent.path)}
     found: dict[str, Any] = {
-        "checkpoint": str(prepared.parent.path),
+        **({f"new_{key}": value for key, value in prepared.new.items()} or named),
         "training_records": data.training.records,
         "training_tokens": sum(data.training.lengths),
         "training_targets": sum(data.training.targets),
@@ -155,11 +158,14 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
         "resumed_step": prepared.resumed_step,
     }
     if as_json:
-        print_json(found | {"data": asdict(data.report), "digest": prepared.digest})
+        print_json(
+            found
+            | {"notes": prepared.notes, "data": asdict(data.report), "digest": prepared.digest}
+        )
         return
     shown = [(name.replace("_", " "), "-" if v is None else str(v)) for name, v in found.items()]
     click.echo(facts(shown))
-    for note in _notes(data.report):
+    for note in [*prepared.notes, *_notes(data.report)]:
         click.echo(note)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.train.figures import rows
+from edgekit.train.personal_data import in_words
 
 APART = [
     "This is an adapter alone, in PEFT's format: load it beside the model above, with "
@@ -19,21 +20,24 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
     """Return README.md of the checkpoint `name`.
 
     `how` is the record of the stage, `configuration` the text of the file that it was made by.
+    A model that began with random weights has no parent to name: `how` has its facts as "new".
     """
-    data = how["data"]
+    data, new = how["data"], how.get("new")
     method = how["method"] + (f", rank {how['rank']}" if "rank" in how else "")
     lines = [
         "---",
         *([] if licence == "unknown" else [f"license: {licence}"]),
-        f"base_model: {json.dumps(parent)}",
+        *([f"base_model: {json.dumps(parent)}"] if new is None else []),
         "---",
         "",
         f"# {name}",
         "",
-        f"Trained from {parent} by edgekit ({method}): {how['steps']} steps, "
+        f"Trained from {parent if new is None else 'random weights'} by edgekit ({method}): "
+        f"{how['steps']} steps, "
         f"{how['tokens']} tokens. The weights are those of step {how['best_step']}, "
         "which did best on the held-out records.",
         "",
+        *([] if new is None else [*_beginning(new), ""]),
         *(APART if how["configuration"].get("adapter", {}).get("merge") is False else []),
         "| held-out records | before | after |",
         "|---|---|---|",
@@ -50,6 +54,7 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         f"- SHA-256 over the files' hashes: `{data['digest']}`",
         f"- the same words as an earlier record: {data['duplicates']}; "
         f"similar to one: {data['near_duplicates']}, {data['straddling']} of them across the split",
+        *_personal(how["configuration"]["data"], data["personal_data"]),
         *(["", f"Training stopped early: {how['stopped']}."] if how["stopped"] else []),
         "",
         "## Configuration",
@@ -59,3 +64,20 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "```",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _beginning(new: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on a model that began with random weights."""
+    trained = new["tokenizer"] == "trained"
+    tokenizer = "trained on the training records" if trained else f"that of {new['tokenizer']}"
+    return [
+        f"A new model of the family {new['family']} with {new['parameters']} weights. Its "
+        f"tokenizer, of {new['tokens']} tokens, is {tokenizer}."
+    ]
+
+
+def _personal(section: Mapping[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return what is said of personal data: what was found, nothing, or that nobody looked."""
+    if section["personal_data"] == "ignore":
+        return ["- personal data was not looked for"]
+    return [f"- personal data that was found: {'; '.join(in_words(found)) or 'none'}"]

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from converters.schemes import unknown
 from edgekit.errors import InputError
+from edgekit.train.model_section import ModelSection, TokenizerSection, read_model, read_tokenizer
+from edgekit.train.personal_data import Scan
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
@@ -25,14 +27,8 @@ TooLong = Literal["error", "skip", "cut"]
 Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
 PREFERENCE_RATES: dict[Method, float] = {"full": 1e-6, "lora": 5e-5, "norms": 1e-3}
+NEW_RATE = 1e-3  # of a model that begins with random weights
 _Choice = TypeVar("_Choice", bound=str)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSection:
-    """`[model]`: the `checkpoint` to begin with, a folder or a name in the store."""
-
-    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,8 @@ class DataSection:
     to it under "chosen" and "rejected". Without `evaluation_files`, `evaluation_share` of the
     records is held out. `context`: tokens of a window; None: the model's, but at most 1024.
     `too_long`: what is done with a chat of more. `end_of_text`: the token after each document of
-    kind "text"; None: the one that the tokenizer names.
+    kind "text"; None: the one that the tokenizer names. `personal_data`: whether e-mail addresses
+    and the like are counted, and whether the first ends the run.
     """
 
     kind: Kind
@@ -54,6 +51,7 @@ class DataSection:
     context: int | None = None
     too_long: TooLong = "error"
     end_of_text: str | None = None
+    personal_data: Scan = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +133,7 @@ class Configuration:
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     preference: PreferenceSection | None = None
     teacher: TeacherSection | None = None
+    tokenizer: TokenizerSection | None = None
 
     @property
     def method(self) -> Method:
@@ -151,8 +150,9 @@ class Configuration:
     @property
     def learning_rate(self) -> float:
         """Return the peak of the learning rate: as configured, or what suits the method."""
-        rates = DEFAULT_RATES if self.preference is None else PREFERENCE_RATES
-        return self.train.learning_rate or rates[self.method]
+        usual = DEFAULT_RATES if self.preference is None else PREFERENCE_RATES
+        rate = usual[self.method] if self.model.new is None else NEW_RATE
+        return self.train.learning_rate or rate
 
     def where(self, section: str, key: str) -> str:
         """Return file, line and key, as they stand in a complaint."""
@@ -185,10 +185,13 @@ def read_configuration(path: Path) -> Configuration:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
     tables = _tables(path, text, document)
     data, train = tables["data"], tables["train"]
+    model = read_model(tables["model"])
+    if model.new is not None:
+        _check_is_whole(train, tables["adapter"] if "adapter" in document else None)
     return Configuration(
         path=path,
         text=text,
-        model=ModelSection(tables["model"].text("checkpoint")),
+        model=model,
         data=DataSection(
             kind=data.choice("kind", get_args(Kind)),
             files=data.files("files", required=True),
@@ -197,13 +200,22 @@ def read_configuration(path: Path) -> Configuration:
             context=data.whole("context", None, least=2),
             too_long=data.choice("too_long", get_args(TooLong), "error"),
             end_of_text=data.optional_text("end_of_text"),
+            personal_data=data.choice("personal_data", get_args(Scan), "report"),
         ),
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,
         evaluate=EvaluateSection(tables["evaluate"].whole("times", 6, least=1) or 6),
         preference=_preference(tables["preference"], data),
         teacher=_teacher(tables["teacher"], data) if "teacher" in document else None,
+        tokenizer=read_tokenizer(tables["tokenizer"], model),
     )
+
+
+def _check_is_whole(train: _Table, adapter: _Table | None) -> None:
+    """Raise InputError if a new model would not be trained whole: its weights are random."""
+    for table, key in ((train, "only"), (adapter, "")):
+        if table is not None and (not key or table.has(key)):
+            raise table.error(key, "cannot go with [model] new: random weights are trained whole")
 
 
 def _train(table: _Table) -> TrainSection:
@@ -266,6 +278,7 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateSection,
     "preference": PreferenceSection,
     "teacher": TeacherSection,
+    "tokenizer": TokenizerSection,
 }
 
 

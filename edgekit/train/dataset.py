@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,15 @@ from edgekit.progress import Progress
 from edgekit.train.configuration import DataSection
 from edgekit.train.duplicates import NearDuplicates, content_hash
 from edgekit.train.examples import Encoder, Example
-from edgekit.train.records import Record, read_chats, read_preferences, read_texts
+from edgekit.train.personal_data import PersonalData
+from edgekit.train.records import (
+    Record,
+    place_of,
+    read_chats,
+    read_preferences,
+    read_texts,
+    unit,
+)
 
 LEARNT = np.uint32(1 << 31)  # the bit of a stored token that says whether it is learnt
 MOST_PLACES = 20
@@ -36,7 +44,8 @@ class Report:
     """What was found in the data. `skipped`: too long, by configuration. `duplicates`: records
     that are like an earlier one but for case, spaces and punctuation; `near_duplicates`: similar
     ones beside those; `straddling` of them lie on both sides of the split. `leaking`: training
-    records left out because the evaluation files have them. `first_duplicate`: one, in words."""
+    records left out because the evaluation files have them. `first_duplicate`: one, in words.
+    `personal_data`: what of it was found, by kind (see `PersonalData.to_dict`)."""
 
     records: int = 0
     skipped: int = 0
@@ -45,6 +54,7 @@ class Report:
     straddling: int = 0
     leaking: int = 0
     first_duplicate: str = ""
+    personal_data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -98,6 +108,37 @@ def data_files(section: DataSection) -> list[Path]:
     return [*section.evaluation_files, *section.files]
 
 
+def records_of(section: DataSection, file: Path) -> Iterator[Record]:
+    """Yield the records of one of the section's files. Raises InputError at the first bad one."""
+    return READERS[section.kind](file)
+
+
+def training_records(section: DataSection) -> Iterator[Record]:
+    """Yield the records that training may see: none that is held out, however it is written.
+
+    Raises InputError at the first bad record.
+    """
+    apart = {
+        content_hash(record.text)
+        for file in section.evaluation_files
+        for record in records_of(section, file)
+    }
+    for file in section.files:
+        for record in records_of(section, file):
+            if content_hash(record.text) not in apart and not is_held_out(section, record):
+                yield record
+
+
+def is_held_out(section: DataSection, record: Record) -> bool:
+    """Return whether a record of `files` is judged by, not learnt: by a hash of its words.
+
+    Of a preference those of its prompt alone: its pairs lie on one side. With evaluation files
+    that is nobody's lot; those have what is judged by.
+    """
+    key = content_hash(record.text if record.prompt is None else record.prompt)
+    return not section.evaluation_files and key < section.evaluation_share * 2**64
+
+
 def digest_of(section: DataSection, progress: Progress) -> str:
     """Return the SHA-256 over the files' hashes, in their order; names do not count."""
     files, total = data_files(section), hashlib.sha256()
@@ -126,7 +167,7 @@ def read_data(
     reading = _Reading(section, encoder, vocabulary, files, stream)
     with progress.task("reading the data", None, "records") as advance, disk_errors(folder):
         for number, file in enumerate(files):
-            for record in READERS[section.kind](file):
+            for record in records_of(section, file):
                 reading.take(record, number)
                 advance(1)
         stream.flush()
@@ -141,12 +182,14 @@ class _Reading:
         self._section, self._encoder, self._vocabulary = section, encoder, vocabulary
         self._stream, self._position = stream, 0
         self._near, self._report = NearDuplicates(), Report()
+        self._personal = PersonalData(section.personal_data)
         self._training, self._evaluation = Part(files), Part(files)
         self._seen: dict[int, int] = {}
         self._held_out = bytearray()  # for each record that was shown, whether it is held out
         self._where = array("q")
 
     def take(self, record: Record, file: int) -> None:
+        self._personal.look(record)
         examples = self._encoder.examples(record)
         self._report.records += 1
         if not examples:
@@ -154,13 +197,12 @@ class _Reading:
             return
         key = content_hash(record.text)
         apart = self._section.evaluation_files
-        side = key if record.prompt is None else content_hash(record.prompt)
-        is_held_out = file < len(apart) if apart else side < self._section.evaluation_share * 2**64
-        self._compare(record, file, key, is_held_out)
-        if apart and not is_held_out and self._held_out[self._seen[key]]:
+        held_out = file < len(apart) or is_held_out(self._section, record)
+        self._compare(record, file, key, held_out)
+        if apart and not held_out and self._held_out[self._seen[key]]:
             self._report.leaking += 1
             return
-        part = self._evaluation if is_held_out else self._training
+        part = self._evaluation if held_out else self._training
         part.records += 1
         for example in examples:
             part.add(example, self._position, file, record.line)
@@ -181,8 +223,8 @@ class _Reading:
             self._report.straddling += self._held_out[like] != is_held_out
         if like is not None and not self._report.first_duplicate:
             earlier = self._where[like]
-            place = f"{self._training.files[earlier >> 40]}, line {earlier & ((1 << 40) - 1)}"
-            self._report.first_duplicate = f"{record.where} is like {place}"
+            earlier_place = place_of(self._training.files[earlier >> 40], earlier & ((1 << 40) - 1))
+            self._report.first_duplicate = f"{record.where} is like {earlier_place}"
 
     def _store(self, example: Example, record: Record) -> None:
         ids = np.array(example.token_ids, dtype=np.uint32)
@@ -204,10 +246,11 @@ class _Reading:
                     hint="give more records, another evaluation_share, or evaluation_files",
                 )
             part.stored = np.memmap(self._stream, dtype=np.uint32, mode="r")
+        self._report.personal_data = self._personal.to_dict()
         return DataSet(self._training, self._evaluation, self._report)
 
 
 def _named(file: Path, lines: Sequence[int]) -> str:
     shown = ", ".join(map(str, lines[:MOST_PLACES]))
     more = f" and {len(lines) - MOST_PLACES} more" if len(lines) > MOST_PLACES else ""
-    return f"{file.name} line{'s' if len(lines) > 1 else ''} {shown}{more}"
+    return f"{file.name} {unit(file)}{'s' if len(lines) > 1 else ''} {shown}{more}"

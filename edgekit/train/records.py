@@ -1,7 +1,7 @@
 """Records: what a data file holds, one by one, each with its line. Every record is checked.
 
-A JSONL file has a record a line. A plain text file is cut at blank lines into passages. Files are
-read as a stream: one record is in memory at a time. It knows no tokens.
+A JSONL file has a record a line, a Parquet file one a row. A plain text file is cut at blank lines
+into passages. Files are read as a stream: one record is in memory at a time. It knows no tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
+from edgekit.train.parquet import is_parquet, parquet_rows
 
 ROLES = ("system", "user", "assistant")
 LINES = (".jsonl", ".ndjson", ".json")
@@ -25,7 +26,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation or one text, and the line of `file` where it begins, counted from 1.
+    """One conversation or one text, and the line (or row) of `file` where it begins, from 1.
 
     `content` is a list of messages with "role" and "content", or a text.
     """
@@ -37,7 +38,7 @@ class Record:
     @property
     def where(self) -> str:
         """Return the place as it stands in a complaint."""
-        return f"{self.file}, line {self.line}"
+        return place_of(self.file, self.line)
 
     @property
     def text(self) -> str:
@@ -72,16 +73,26 @@ class Preference(Record):
         return _words(self.content)
 
 
+def unit(file: Path) -> str:
+    """Return what the records of `file` are counted in: "line" or "row"."""
+    return "row" if is_parquet(file) else "line"
+
+
+def place_of(file: Path, number: int) -> str:
+    """Return a record's place as it stands in a complaint."""
+    return f"{file}, {unit(file)} {number}"
+
+
 def read_chats(file: Path) -> Iterator[Record]:
-    """Yield the conversations of a JSONL file. Raises InputError at the first bad line."""
-    for line, document in _documents(file):
-        yield Record(file, line, _messages(document, f"{file}, line {line}"))
+    """Yield the conversations of a JSONL or Parquet file. Raises InputError at the first bad."""
+    for line, document in _documents(file, "messages"):
+        yield Record(file, line, _messages(document, place_of(file, line)))
 
 
 def read_preferences(file: Path) -> Iterator[Preference]:
-    """Yield the pairs of answers of a JSONL file. Raises InputError at the first bad line."""
-    for line, document in _documents(file):
-        where = f"{file}, line {line}"
+    """Yield the pairs of answers of a JSONL or Parquet file. Raises InputError at the first bad."""
+    for line, document in _documents(file, "messages", "chosen", "rejected"):
+        where = place_of(file, line)
         messages = _all_messages(document, where)
         if messages[-1]["role"] != "user":
             raise InputError(
@@ -95,16 +106,21 @@ def read_preferences(file: Path) -> Iterator[Preference]:
 
 
 def read_texts(file: Path) -> Iterator[Record]:
-    """Yield the texts of a JSONL file or the passages of a text file. Raises InputError."""
-    if file.suffix not in LINES:
+    """Yield the texts of a JSONL or Parquet file, or a text file's passages. Raises InputError."""
+    if is_passages(file):
         yield from _passages(file)
         return
-    for line, document in _documents(file):
-        where = f"{file}, line {line}"
+    for line, document in _documents(file, "text"):
+        where = place_of(file, line)
         text = document.get("text")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: 'text' is {_shown(document, 'text')}, not a text")
         yield Record(file, line, _encodable(text, f"{where}: 'text'"))
+
+
+def is_passages(file: Path) -> bool:
+    """Return whether `file` is plain text: neither JSONL nor Parquet."""
+    return file.suffix not in LINES and not is_parquet(file)
 
 
 def _messages(document: dict[str, Any], where: str) -> list[Message]:
@@ -153,8 +169,14 @@ def _message(value: Any, where: str) -> Message:
     return {"role": str(role), "content": _encodable(content, f"{where}: 'content'")}
 
 
-def _documents(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the object of each line that is not blank, with the line's number."""
+def _documents(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the object of each line that is not blank, or of each row, with its number.
+
+    Of a Parquet file it has the `columns` alone; lines have all that their writer put there.
+    """
+    if is_parquet(file):
+        yield from parquet_rows(file, columns, MAX_RECORD_BYTES)
+        return
     for number, data in _lines(file):
         if not data.strip():
             continue

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -39,6 +41,8 @@ from edgekit.train.leftovers import Leftover, lock_of, remove_old_runs
 from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
 from edgekit.train.meter import Meter
 from edgekit.train.methods import Methods, piece_lengths, prepare_lesson
+from edgekit.train.model_section import notes
+from edgekit.train.new_model import make_checkpoint, tokenizer_digest, tokenizer_source
 from edgekit.train.order import batches
 from edgekit.train.peft_folder import write_adapter
 from edgekit.train.preference_examples import PreferenceEncoder
@@ -53,13 +57,15 @@ from edgekit.workflows.conversion import Request, folder_in_store, run_request
 VERSION = 1  # of what a state means: another one goes on with no state of this one
 DEFAULT_CONTEXT = 1024
 Figures = dict[str, float]
+NEW = "new"  # the untrained model, in the folder of its run
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a run will do, known before its first step. `steps` is None where minutes end it.
     `resumed_step`: where an interrupted run goes on, None for a new one. `leftovers`: states of
-    other runs, too old to be gone on with, that were removed to begin with."""
+    other runs, too old to be gone on with, that were removed to begin with. `new`: facts of a new
+    model, as `_how` records them, and `notes` what its widths forbid; empty for a checkpoint."""
 
     parent: Checkpoint
     context: int
@@ -67,6 +73,8 @@ class Prepared:
     digest: str
     steps: int | None
     resumed_step: int | None
+    new: dict[str, Any]
+    notes: tuple[str, ...]
     leftovers: Sequence[Leftover] = ()
 
 
@@ -92,7 +100,8 @@ def prepare_training(configuration: Configuration, progress: Progress) -> Prepar
 
     Raises InputError for anything wrong.
     """
-    return _Job(configuration, progress).prepared
+    with tempfile.TemporaryDirectory() as scratch:  # a new model is made, to see what it is
+        return _Job(configuration, progress, scratch=Path(scratch)).prepared
 
 
 def run_training(
@@ -174,22 +183,47 @@ def convert_training(
 
 class _Job:
     def __init__(
-        self, configuration: Configuration, progress: Progress, team: Team = ALONE
+        self,
+        configuration: Configuration,
+        progress: Progress,
+        team: Team = ALONE,
+        scratch: Path | None = None,
     ) -> None:
+        """Check what can be checked at once. A new model is made in `scratch`, or in the folder."""
         self._configuration, self._progress, self._team = configuration, progress, team
-        self._hardware = Hardware.detect()
-        self._parent = self._opened("model", configuration.model.checkpoint)
-        describe(self._parent)  # packing is proved for these families; others could leak
-        self._parent_digest = team.from_first(self._parent.digest)
-        self._context = self._window()
+        self._scratch, self._hardware = scratch, Hardware.detect()
         self._teacher, self._teacher_digest = None, ""
         if configuration.teacher is not None:
             self._teacher = self._opened("teacher", configuration.teacher.checkpoint)
             self._teacher_digest = team.from_first(self._teacher.digest)
-        self._methods = Methods(
-            configuration, self._parent, self._teacher, self._context, self._hardware, team
-        )
-        self._digest = team.from_first(lambda: digest_of(self._section, progress))
+        if configuration.model.new is None:
+            self._context = self._window()
+            self._methods  # noqa: B018 - complains now, not after the data was read
+            self._parent_digest = team.from_first(self._parent.digest)
+            self._digest = team.from_first(lambda: digest_of(self._section, progress))
+        else:
+            self._digest = team.from_first(lambda: digest_of(self._section, progress))
+            self._parent_digest = team.from_first(self._digest_of_new)
+            self._context = self._window()
+
+    @cached_property
+    def _methods(self) -> Methods:
+        return Methods(
+            self._configuration, self._parent, self._teacher, self._context, self._hardware,
+            self._team,
+        )  # fmt: skip
+
+    @cached_property
+    def _parent(self) -> Checkpoint:
+        """The checkpoint to begin with: the one that is named, or a new one."""
+        model = self._configuration.model
+        if model.new is not None:
+            return make_checkpoint(
+                self._configuration, (self._scratch or self.folder) / NEW, self._progress
+            )
+        parent = self._opened("model", model.checkpoint or "")
+        describe(parent)  # packing is proved for these families; others could leak
+        return parent
 
     def _opened(self, section: str, named: str) -> Checkpoint:
         """Return the checkpoint that `section` names: a folder beside the file, or what it says."""
@@ -203,8 +237,17 @@ class _Job:
         except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
             raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
 
+    def _digest_of_new(self) -> str:
+        """Return what a new model is made from, in place of a digest: it need not be made yet."""
+        source = tokenizer_source(self._configuration)
+        taken = None if source is None else tokenizer_digest(source)
+        made_by = [importlib.metadata.version(name) for name in ("torch", "tokenizers")]
+        parts = [self._configuration.to_dict(), self._digest, taken, made_by]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def _window(self) -> int:
-        longest, wanted = _count(self._parent, "max_position_embeddings"), self._section.context
+        wanted, longest = self._section.context, self._configuration.model.context
+        longest = longest or _count(self._parent, "max_position_embeddings")
         if wanted is not None and wanted > longest:
             raise InputError(
                 f"{self._configuration.where('data', 'context')} is {wanted}, and the model was "
@@ -244,9 +287,11 @@ class _Job:
     @cached_property
     def _key(self) -> str:
         """Return a name for this run: all that decides what comes out of it."""
-        parent = self._parent
-        # The digest of a checkpoint leaves out its template and the tokens that end an answer.
-        said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
+        said = []
+        if self._configuration.model.new is None:
+            # The digest of a checkpoint leaves out its template and the tokens that end an answer.
+            parent = self._parent
+            said = [parent.chat_template, parent.tokenizer_config, parent.generation_config]
         parts = [VERSION, self._parent_digest, said, self._digest, self._hardware.device,
                  self._context, self._configuration.to_dict(), self._teacher_digest]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -285,7 +330,31 @@ class _Job:
     def prepared(self) -> Prepared:
         """Return what the run will do."""
         step = saved_step(self.folder)
-        return Prepared(self._parent, self._context, self._data, self._digest, self._steps, step)
+        found = [*notes(self._configuration.model), *self._vocabulary_note()]
+        return Prepared(
+            self._parent, self._context, self._data, self._digest, self._steps, step,
+            self._new, tuple(found),
+        )  # fmt: skip
+
+    def _vocabulary_note(self) -> list[str]:
+        section = self._configuration.tokenizer
+        asked = None if section is None else section.vocabulary
+        if asked is None or self._new["tokens"] >= asked:
+            return []
+        return [f"the training records have words for {self._new['tokens']} tokens, not {asked}"]
+
+    @property
+    def _new(self) -> dict[str, Any]:
+        """Return what a new model is, as plain JSON; nothing for a checkpoint."""
+        model, section = self._configuration.model, self._configuration.tokenizer
+        if model.new is None or section is None:
+            return {}
+        return {
+            "family": model.new,
+            "parameters": self._parent.parameters,
+            "tokens": _count(self._parent, "vocab_size"),
+            "tokenizer": section.checkpoint or "trained",
+        }
 
     def finished(self, out: Path) -> FineTuned:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
@@ -365,12 +434,18 @@ class _Job:
         replace: bool,
     ) -> None:  # fmt: skip
         parent, adapter = self._parent, self._configuration.adapter
-        stage = Stage("trained", str(parent.path.resolve()), self._parent_digest, how)
+        stage = Stage("trained", self._origin, self._parent_digest, how)
         files = self._files(out, outcome, how)
         if adapter is not None and self._configuration.keeps_adapter:
             write_adapter(parent, adapter, trained.values(), out, stage, files, replace)
         else:
             write_result(parent, model, out, stage, files, self._progress, replace)
+
+    @property
+    def _origin(self) -> str:
+        """Return where the run began, as its record names it."""
+        family = self._configuration.model.new
+        return str(self._parent.path.resolve()) if family is None else f"new {family}"
 
     def _how(self, outcome: Outcome, before: Figures, after: Figures) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
@@ -381,6 +456,7 @@ class _Job:
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
             **({} if self._teacher is None else {"teacher_digest": self._teacher_digest}),
+            **({"new": self._new} if self._new else {}),
             "configuration": self._configuration.to_dict(),
             "data": {
                 "files": [file.name for file in files],
@@ -405,9 +481,10 @@ class _Job:
         """Return what lies beside the weights; the parent's card stays, under another name."""
         parent, curve = self._parent, outcome.run.curve
         text = self._configuration.text
+        licence = self._configuration.model.licence or parent.licence
         title = f"{out.name}: {self._configuration.method}"
         files: dict[str, bytes | None] = {
-            "README.md": card(out.name, parent.path.resolve().name, parent.licence, how, text),
+            "README.md": card(out.name, Path(self._origin).name, licence, how, text),
             "training.toml": text.encode(),
             "training.jsonl": as_lines(curve),
             "training.png": draw(curve, title, self._drawn),

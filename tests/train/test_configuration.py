@@ -8,6 +8,7 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.train.configuration import read_configuration
+from edgekit.train.model_section import notes
 
 GOOD = """\
 [model]
@@ -43,6 +44,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
     found = read_configuration(written(tmp_path, GOOD + "[adapter]\n")).to_dict()
     assert found["data"] == {
         "kind": "chat", "files": ["chats.jsonl"], "evaluation_share": 0.05, "too_long": "error",
+        "personal_data": "report",
     }  # fmt: skip
     assert found["train"]["learning_rate"] == 1e-3
     assert found["adapter"] == {"kind": "lora", "rank": 8, "alpha": 16.0, "merge": True}
@@ -62,6 +64,7 @@ def test_what_is_recorded_is_plain_and_complete(tmp_path: Path) -> None:
         ("steps = 10", "", 8, "neither steps, epochs nor minutes"),
         ("steps = 10", 'steps = 1\nonly = "norms"\n[adapter]', 10, "cannot go with"),
         ('kind = "chat"', 'kind = "chats"', 5, r"unknown \[data\] kind 'chats'"),
+        ('kind = "chat"', 'kind = "chat"\npersonal_data = "no"', 6, "unknown .data. personal_data"),
         ('kind = "chat"', "", 4, r"\[data\] kind is missing"),
         ('["chats.jsonl"]', '"chats.jsonl"', 6, "not a list of files"),
         ('["chats.jsonl"]', "[]", 6, "not a list of files"),
@@ -163,3 +166,71 @@ def test_preferences_have_no_teacher_and_a_beta_above_0(tmp_path: Path) -> None:
         read_configuration(written(tmp_path, text + '[teacher]\ncheckpoint = "a"\n'))
     with pytest.raises(InputError, match=r"line 11: .*beta is 0, not a number above 0"):
         read_configuration(written(tmp_path, text + "[preference]\nbeta = 0\n"))
+
+
+NEW = GOOD.replace('checkpoint = "tiny"', 'new = "llama"')
+
+
+def test_a_new_model_has_sensible_numbers(tmp_path: Path) -> None:
+    found = read_configuration(written(tmp_path, NEW))
+    model = found.model
+    assert (model.layers, model.width, model.heads, model.key_value_heads) == (8, 256, 4, 4)
+    assert (model.feed_forward, model.context, model.licence) == (768, 512, None)
+    assert (found.tokenizer.vocabulary, found.learning_rate) == (8192, 1e-3)
+    assert notes(model) == []
+    wide = read_configuration(written(tmp_path, NEW.replace('"llama"', '"llama"\nwidth = 400')))
+    assert (wide.model.heads, wide.model.feed_forward) == (5, 1280)
+    said = found.to_dict()
+    assert said["model"]["heads"] == 4
+    assert said["tokenizer"] == {"vocabulary": 8192}
+    old = read_configuration(written(tmp_path, GOOD))
+    assert (old.tokenizer, old.to_dict()["model"]) == (None, {"checkpoint": "tiny"})
+
+
+@pytest.mark.parametrize(
+    ("added", "line", "why"),
+    [
+        ('checkpoint = "tiny"', 2, r"\[model\] new cannot go with checkpoint"),
+        ("width = 96\nheads = 4", 4, "heads does not fit: 4 heads cannot share a width of 96"),
+        ("width = 136", 3, "width does not fit: 1 heads cannot share a width of 136"),
+        ("heads = 4\nkey_value_heads = 3", 4, "4 heads cannot share 3 key-value heads"),
+        ("heads = 4\nkey_value_heads = 8", 4, "not a whole number from 1 to 4"),
+        ("layers = 0", 3, "layers is 0, not a whole number from 1"),
+        ('licence = "mit\\n---"', 3, "not an SPDX name"),
+        ("[adapter]", 3, r"\[adapter\] cannot go with \[model\] new"),
+        ("[tokenizer]\nvocabulary = 200", 4, "not a whole number from 300"),
+        ('[tokenizer]\nvocabulary = 999\ncheckpoint = "x"', 4, "vocabulary cannot go with"),
+    ],
+)
+def test_a_mistake_in_a_new_model_is_named(tmp_path: Path, added: str, line: int, why: str) -> None:
+    path = written(tmp_path, NEW.replace('"llama"', f'"llama"\n{added}'))
+    with pytest.raises(InputError, match=why) as caught:
+        read_configuration(path)
+    assert f"line {line}:" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"llama"', '"lama"', r"unknown \[model\] new 'lama'"),
+        ("steps = 10", 'steps = 1\nonly = "norms"', "only cannot go with .model. new"),
+        ('new = "llama"', 'checkpoint = "tiny"\nwidth = 64', "width is of a new model"),
+        (
+            'new = "llama"',
+            'checkpoint = "tiny"\n[tokenizer]\nvocabulary = 999',
+            "its own tokenizer",
+        ),
+    ],
+)
+def test_what_goes_with_no_model_is_named(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        read_configuration(written(tmp_path, NEW.replace(old, new)))
+
+
+def test_widths_that_forbid_types_are_told(tmp_path: Path) -> None:
+    text = NEW.replace('"llama"', '"llama"\nwidth = 96\nheads = 3\nfeed_forward = 100')
+    model = read_configuration(written(tmp_path, text)).model
+    assert [note.split(":")[0] for note in notes(model)] == [
+        "[model] width is 96, not a multiple of 256",
+        "[model] feed_forward is 100, not a multiple of 32",
+    ]

@@ -165,3 +165,19 @@ def test_tokens_that_the_model_does_not_know_are_an_error(
     section = texts(tmp_path, "a.jsonl", ["The quick brown fox"])
     with pytest.raises(InputError, match=r"line 1: the tokenizer makes token \d+ of it"):
         read_data(section, TextEncoder(checkpoint, 64, None), 100, tmp_path, NoProgress())
+
+
+def test_personal_data_is_reported_or_an_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    lines = [f"record {n} of the fox" for n in range(20)]
+    section = texts(tmp_path, "a.jsonl", [*lines, "mail me@here.de", *lines, "and you@there.fr"])
+    data = read(checkpoint, section, tmp_path)
+    assert data.report.personal_data == {"e_mail": {"count": 2, "first": "a.jsonl, line 21"}}
+    save_data(tmp_path / "run", data)
+    kept = load_data(tmp_path / "run", section.files)
+    assert kept is not None
+    assert kept.report == data.report
+    ignoring = read(checkpoint, replace(section, personal_data="ignore"), tmp_path)
+    assert ignoring.report.personal_data == {}
+    with pytest.raises(InputError, match=r"a\.jsonl, line 21: there is personal data") as caught:
+        read(checkpoint, replace(section, personal_data="error"), tmp_path)
+    assert "@" not in caught.value.message + caught.value.hint
