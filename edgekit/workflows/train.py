@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +34,21 @@ from edgekit.train.dataset import DataSet, data_files, digest_of, read_data
 from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
-from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.loop import (
+    Lesson,
+    NoHelpError,
+    Outcome,
+    Settings,
+    Tell,
+    Watch,
+    saved_step,
+    train,
+)  # fmt: skip
 from edgekit.train.order import batches
 from edgekit.train.result import round_weights, write_result
 from edgekit.train.schedule import Budget
 from edgekit.train.supervised import Supervision
-from edgekit.train.trained import choose, finish
+from edgekit.train.trained import Trained, choose, finish
 from edgekit.workflows.conversion import Request, folder_in_store, run_request
 
 VERSION = 1  # of what a state means: another one goes on with no state of this one
@@ -75,7 +85,7 @@ def prepare_training(configuration: Configuration, progress: Progress) -> Prepar
 
     Raises InputError for anything wrong.
     """
-    return _Job(configuration, progress).prepared
+    return Job(configuration, progress).prepared
 
 
 def run_training(
@@ -97,7 +107,7 @@ def run_training(
     `out` exists, from another run, and `replace` is false; GateError where training makes nothing
     better, or the disk is full: then nothing is written, and the last state stays.
     """
-    job = _Job(configuration, progress)
+    job = Job(configuration, progress)
     with file_lock(job.folder.parent / f".{job.folder.name}.lock", waiting):
         if out.exists() and not replace:
             trained = job.finished(out)
@@ -137,7 +147,9 @@ def convert_training(
     return run_request(request, out, progress=progress, replace=replace)
 
 
-class _Job:
+class Job:
+    """A run of a configuration: everything about it is checked when it is made."""
+
     def __init__(self, configuration: Configuration, progress: Progress) -> None:
         self._configuration, self._progress = configuration, progress
         self._hardware = Hardware.detect()
@@ -193,7 +205,7 @@ class _Job:
             raise InputError(f"{where}: {error.message}", error.hint) from error
 
     @cached_property
-    def _key(self) -> str:
+    def key(self) -> str:
         """Return a name for this run: all that decides what comes out of it."""
         parent = self._parent
         # The digest of a checkpoint leaves out its template and the tokens that end an answer.
@@ -205,7 +217,7 @@ class _Job:
     @property
     def folder(self) -> Path:
         """Return where the state of the run is kept."""
-        return cache() / "training" / f"run-{self._key}"
+        return cache() / "training" / f"run-{self.key}"
 
     @cached_property
     def _steps(self) -> int | None:
@@ -226,7 +238,7 @@ class _Job:
         if (out / "config.json").is_file():
             checkpoint = Checkpoint.open(out)
             stage = read_stage(checkpoint)
-            if stage is not None and stage.kind == "trained" and stage.how.get("run") == self._key:
+            if stage is not None and stage.kind == "trained" and stage.how.get("run") == self.key:
                 return FineTuned(checkpoint, stage.how, already_there=True)
         raise FolderExistsError(
             f"{out} exists already, and not from this configuration and data",
@@ -234,20 +246,10 @@ class _Job:
         )
 
     def run(self, out: Path, replace: bool, tell: Tell) -> FineTuned:
-        wanted = self._configuration.train
         weights_bytes = sum(info.bytes for info in self._parent.tensors.values())
         require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
-        model = load_model(self._parent).to(self._hardware.device)
-        adapter = self._configuration.adapter
-        rank = 0 if adapter is None else adapter.rank
-        trained = choose(model, self._configuration.method, rank, wanted.seed)
-        lesson = Supervision(model, self._data, self._context, self._hardware)
-        settings = Settings(
-            Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
-            wanted.batch_tokens, wanted.clip, wanted.seed,
-            self._configuration.evaluate.times, wanted.save_seconds,
-        )  # fmt: skip
+        model, trained, lesson, settings = self._begun()
         outcome = train(lesson, trained, settings, self.folder, self._progress, tell)
         finish(model, trained)
         round_weights(model, self._parent)
@@ -261,13 +263,48 @@ class _Job:
         checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
         return FineTuned(checkpoint, how, already_there=False)
 
+    def _begun(self) -> tuple[Any, Trained, Lesson, Settings]:
+        """Return the model, what of it learns, what it learns, and how."""
+        wanted, adapter = self._configuration.train, self._configuration.adapter
+        model = load_model(self._parent).to(self._hardware.device)
+        rank = 0 if adapter is None else adapter.rank
+        trained = choose(model, self._configuration.method, rank, wanted.seed)
+        lesson = Supervision(model, self._data, self._context, self._hardware)
+        settings = Settings(
+            Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
+            wanted.batch_tokens, wanted.clip, wanted.seed,
+            self._configuration.evaluate.times, wanted.save_seconds,
+        )  # fmt: skip
+        return model, trained, lesson, settings
+
+    def with_settings(self, configuration: Configuration) -> Job:
+        """Return this job with other settings; checkpoint, context and data must be the same."""
+        other = copy(self)
+        other._configuration = configuration
+        for computed in ("key", "_steps"):
+            other.__dict__.pop(computed, None)
+        return other
+
+    def keep_data(self, folder: Path) -> None:
+        """Read and check the data now, and keep it in `folder`; or take it from there."""
+        kept = load_data(folder, data_files(self._section))
+        if kept is None:
+            save_data(folder, self._data)
+        else:
+            self._data = kept
+
+    def rehearse(self, progress: Progress, tell: Tell, watch: Watch) -> Outcome:
+        """Train and keep nothing; return how it ended. Raises NoHelpError as `train` does."""
+        _, trained, lesson, settings = self._begun()
+        return train(lesson, trained, settings, None, progress, tell, watch)
+
     def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
         run, data, adapter = outcome.run, self._data, self._configuration.adapter
         before = run.judged[0]
         files = [*self._section.files, *self._section.evaluation_files]
         return {
-            "run": self._key,
+            "run": self.key,
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
             "configuration": self._configuration.to_dict(),
