@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from converters.schemes import unknown
 from edgekit.errors import InputError
-from edgekit.train.search_space import Sampler, SearchSection, Value, read_space
+from edgekit.train.search_space import EMPTY_SPACE, Sampler, SearchSection, Value, read_space
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
@@ -202,13 +202,15 @@ SECTIONS: dict[str, Any] = {
 
 def _search(path: Path, text: str, document: dict[str, Any]) -> SearchSection:
     table = _tables(path, text, document)["search"]
-    space, pruner = table.values.get("space", {}), table.values.get("pruner", True)
+    space, pruner = table.values.get("space"), table.values.get("pruner", True)
     sampler = table.choice("sampler", get_args(Sampler), "tpe")
     trials, minutes = table.whole("trials", None, least=1), table.number("minutes", None)
     if trials is None and minutes is None and sampler != "grid":
         raise table.error("", "says neither trials nor minutes: the search would have no end")
     if type(pruner) is not bool:
         raise table.error("pruner", f"is {pruner!r:.60}, not true or false")
+    if not space:
+        raise table.error("space", EMPTY_SPACE)
     if not isinstance(space, dict):
         raise table.error("space", f"is {space!r:.60}, not a section [search.space]")
     without = {name: values for name, values in document.items() if name != "search"}

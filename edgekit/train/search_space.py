@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from edgekit.errors import InputError
@@ -31,6 +30,7 @@ REFUSED_KEYS = {
     "train.seed": "all trials have the same, so that luck decides nothing",
     "train.save_seconds": "it does not change what comes out",
 }
+EMPTY_SPACE = 'is missing or empty: name a key, as in "train.learning_rate" = {choices = [1e-4]}'
 RANGE_KEYS = ("low", "high", "log", "step")
 
 
@@ -94,8 +94,6 @@ def read_space(
         Parameter(name, _domain(name, entry, complain))
         for name, entry in _flattened(values).items()
     )
-    if not found:
-        raise complain("", 'is empty: name a key, as in "train.learning_rate" = {low = 1e-5, ...}')
     for parameter in found:
         _check(parameter, complain, accept)
         if sampler == "grid" and isinstance(parameter.domain, Range):
@@ -193,9 +191,3 @@ def size(space: tuple[Parameter, ...]) -> int | None:
         else:
             return None
     return count
-
-
-def ordered(values: tuple[Value, ...]) -> bool:
-    """Return whether `values` are numbers in ascending order."""
-    numbers = [value for value in values if type(value) in (int, float)]
-    return len(numbers) == len(values) and all(a < b for a, b in pairwise(numbers))  # type: ignore[operator]

@@ -50,6 +50,9 @@ def draw_trials(
         axes[0, 0].set(title=title, xlabel="trial")
         for panel, parameter in zip(axes[1:, 0], space, strict=True):
             _draw_parameter(panel, parameter, ended, limits)
+        found = [panel.get_legend_handles_labels() for panel in axes[:, 0]]
+        handles = {k: h for hs, ks in found for h, k in zip(hs, ks, strict=True)}
+        canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
         buffer = io.BytesIO()
         canvas.savefig(buffer, format="png", dpi=130)
         pyplot.close(canvas)
@@ -80,7 +83,6 @@ def _draw_order(
     if before is not None and limits[0] < before < limits[1]:
         panel.axhline(before, color=RATE, linestyle=":", label="before training")
     panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.legend(loc="upper right", fontsize=9)
 
 
 def _draw_parameter(
@@ -101,7 +103,10 @@ def _draw_parameter(
     winner = best_of(shown)
     if winner is not None:
         place = places[shown.index(winner)]
-        panel.plot(place, winner.figure, "*", color=HELD_OUT, markersize=15, clip_on=False)
+        panel.plot(
+            place, winner.figure, "*", color=HELD_OUT, markersize=15, clip_on=False, zorder=4,
+            linestyle="", label="best",
+        )  # fmt: skip
 
 
 def _scatter(
