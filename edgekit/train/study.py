@@ -154,7 +154,7 @@ class Study:
         """Begin a trial, if one more is wanted."""
         found = self._study.get_trials(deepcopy=False)
         waiting = any(trial.state.name == "WAITING" for trial in found)
-        taken = [trial for trial in map(_read, found) if trial.state in (*ENDED, "running")]
+        taken = [trial for trial in self.trials if trial.state in (*ENDED, "running")]
         wanted = self._search.trials
         if (wanted is not None and len(taken) >= wanted) or self._repeated >= REPEATS:
             return None

@@ -123,6 +123,12 @@ def test_what_a_dead_process_was_at_is_tried_once_more(tmp_path: Path) -> None:
     assert plain(found) == plain(straight)  # as if nothing had happened
 
 
+def test_the_last_trial_is_tried_again_too(tmp_path: Path) -> None:
+    die_at(tmp_path, 3)
+    found = searched(tmp_path, section(trials=4))
+    assert [trial.state for trial in found] == ["finished"] * 3 + ["killed", "finished"]
+
+
 def test_what_kills_twice_is_not_tried_again(tmp_path: Path) -> None:
     for _ in range(2):
         die_at(tmp_path, 0)
