@@ -179,7 +179,7 @@ class _Search:
         gc.collect()  # the model, before the next one is loaded
         trials = self._study.trials
         self._best = best_of(trials)
-        self._announce(trials[asked.number], self._best)
+        self._announce(next(t for t in trials if t.number == asked.number), self._best)
 
     def _outcome(
         self, asked: Asked, notes: dict[str, Any], advance: Advance
