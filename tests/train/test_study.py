@@ -166,19 +166,26 @@ def test_a_trial_of_a_living_process_counts_and_is_left_alone(tmp_path: Path) ->
     assert len(searched(tmp_path, section(trials=2))) == 2
 
 
-def test_settings_that_were_tried_are_not_run_again(tmp_path: Path) -> None:
-    space = (Parameter(RATE, Choices((1e-3, 1e-2))), Parameter(RANK, Choices((8,))))
-    runs: list[dict[str, Value]] = []
+def test_settings_that_were_tried_are_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = (Parameter(RATE, Choices((1e-4, 1e-3, 1e-2, 1e-1))), Parameter(RANK, Choices((8,))))
+    runs: list[float] = []
 
     def counted(values: dict[str, Value]) -> float:
-        runs.append(values)
+        runs.append(float(values[RATE]))
         return bowl(values)
 
-    found = searched(tmp_path, section(sampler="random", space=space), figure=counted)
-    assert len(runs) == 2  # and then there is nothing new
+    search = section(sampler="random", space=space)
+    found = searched(tmp_path / "all", search, figure=counted)
+    assert sorted(runs) == [1e-4, 1e-3, 1e-2, 1e-1]  # and then there is nothing new
     copies = [trial for trial in found if trial.same_as is not None]
+    assert copies
     assert all(t.values == found[t.same_as or 0].values for t in copies)
     assert all(t.figure == found[t.same_as or 0].figure for t in copies)
+    monkeypatch.setattr("edgekit.train.study.REPEATS", 1)
+    few = searched(tmp_path / "few", search)
+    assert plain(few) == plain(found)[: copies[0].number + 1]
 
 
 def test_a_hopeless_trial_is_told_by_the_median_of_those_that_finished(tmp_path: Path) -> None:
