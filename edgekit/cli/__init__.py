@@ -27,6 +27,7 @@ from edgekit.cli.private import lock_if_wanted, refuse_in_private_mode
 from edgekit.cli.prune import prune
 from edgekit.cli.pull import pull
 from edgekit.cli.run import run
+from edgekit.cli.search import search
 from edgekit.cli.train import train
 from edgekit.cli.tune import tune
 from edgekit.errors import EdgekitError
@@ -55,8 +56,8 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, train, prune, heal, calibrate, tune, convert, check, bench, devices, plan,
-    latency, bundle, run, chat, privacy, doctor,
+    demo, pull, inspect, train, search, prune, heal, calibrate, tune, convert, check, bench,
+    devices, plan, latency, bundle, run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")

@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -18,6 +18,7 @@ from converters.schemes import unknown
 from edgekit.errors import InputError
 from edgekit.train.model_section import ModelSection, TokenizerSection, read_model, read_tokenizer
 from edgekit.train.personal_data import Scan
+from edgekit.train.search_space import EMPTY_SPACE, Sampler, SearchSection, Value, read_space
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
@@ -134,6 +135,7 @@ class Configuration:
     preference: PreferenceSection | None = None
     teacher: TeacherSection | None = None
     tokenizer: TokenizerSection | None = None
+    search: SearchSection | None = None
 
     @property
     def method(self) -> Method:
@@ -163,7 +165,7 @@ class Configuration:
         found = {
             name: value
             for name, value in asdict(self).items()
-            if name not in ("path", "text") and value
+            if name not in ("path", "text", "search") and value
         }
         data = found["data"]
         for key in ("files", "evaluation_files"):
@@ -178,11 +180,20 @@ class Configuration:
 
 def read_configuration(path: Path) -> Configuration:
     """Return the configuration in the file `path`. Raises InputError for anything wrong in it."""
-    text = _read(path)
+    return parse_configuration(path, _read(path))
+
+
+def parse_configuration(path: Path, text: str) -> Configuration:
+    """Return the configuration that `path` would hold with this text. Raises InputError."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as TOML: {error}") from error
+    found = _configured(path, text, document)
+    return replace(found, search=_search(path, text, document)) if "search" in document else found
+
+
+def _configured(path: Path, text: str, document: dict[str, Any]) -> Configuration:
     tables = _tables(path, text, document)
     data, train = tables["data"], tables["train"]
     model = read_model(tables["model"])
@@ -279,7 +290,39 @@ SECTIONS: dict[str, Any] = {
     "preference": PreferenceSection,
     "teacher": TeacherSection,
     "tokenizer": TokenizerSection,
+    "search": SearchSection,
 }
+
+
+def _search(path: Path, text: str, document: dict[str, Any]) -> SearchSection:
+    table = _tables(path, text, document)["search"]
+    space, pruner = table.values.get("space"), table.values.get("pruner", True)
+    sampler = table.choice("sampler", get_args(Sampler), "tpe")
+    trials, minutes = table.whole("trials", None, least=1), table.number("minutes", None)
+    if trials is None and minutes is None and sampler != "grid":
+        raise table.error("", "says neither trials nor minutes: the search would have no end")
+    if type(pruner) is not bool:
+        raise table.error("pruner", f"is {pruner!r:.60}, not true or false")
+    if not space:
+        raise table.error("space", EMPTY_SPACE)
+    if not isinstance(space, dict):
+        raise table.error("space", f"is {space!r:.60}, not a section [search.space]")
+    without = {name: values for name, values in document.items() if name != "search"}
+
+    def accept(name: str, value: Value) -> str:
+        """Say why the configuration would refuse `value` in place of that of the key `name`."""
+        section, _, key = name.partition(".")
+        if not key or (section in SECTIONS and section not in without):
+            return f"the file has no section [{section}]" if key else "it is no section.key"
+        changed = without | {section: without.get(section, {}) | {key: value}}
+        try:
+            _configured(path, "", changed)
+        except InputError as error:
+            return " ".join([error.message.removeprefix(f"{path}: "), error.hint]).rstrip()
+        return ""
+
+    parameters = read_space(space, sampler, _Table(path, text, "search.space", space).error, accept)
+    return SearchSection(sampler, trials, minutes, pruner, parameters)
 
 
 def _tables(path: Path, text: str, document: dict[str, Any]) -> dict[str, _Table]:

@@ -117,6 +117,10 @@ class Run:
         return min(self.judged, key=lambda entry: entry[self.figure])
 
 
+Watch = Callable[[Run], None]
+"""Is shown the run each time that the held-out text was judged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: the model holds the weights of `run.best`. `stopped` says in a sentence why
@@ -130,11 +134,12 @@ def train(
     lesson: Lesson,
     trained: Trained,
     settings: Settings,
-    folder: Path,
+    folder: Path | None,
     progress: Progress,
     tell: Tell = lambda _standing: None,
     team: Team = ALONE,
     meter: Meter | None = None,
+    watch: Watch = lambda _run: None,
 ) -> Outcome:
     """Train the parameters of `trained` by `lesson`; leave the best that was found in them.
 
@@ -142,11 +147,14 @@ def train(
     interrupted gives the same weights as one that was not. The processes of `team` train together;
     the state is the same for any number of them. Raises NoHelpError if the run fell apart before
     anything was better, GateError if the disk is too small or full: the last state stays as it is.
+    Without a `folder` nothing is kept, neither a state nor the best weights: the record is what is
+    wanted. What `watch` raises ends the run.
     """
-    weights_bytes = sum(value.nbytes for value in trained.values().values())
-    kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
-    require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
-    loop = _Loop(lesson, trained, settings, folder, tell, team, meter or Meter())
+    if folder is not None:
+        weights_bytes = sum(value.nbytes for value in trained.values().values())
+        kept_bytes = sum(f.stat().st_size for n in (STATE, BEST) if (f := folder / n).is_file())
+        require_space(folder, FILES_PER_WEIGHT * weights_bytes - kept_bytes)
+    loop = _Loop(lesson, trained, settings, folder, tell, team, meter or Meter(), watch)
     stopped = loop.resume()
     while not stopped and loop.done < 1:
         with loop.stretch(progress) as advance:
@@ -162,12 +170,13 @@ def saved_step(folder: Path) -> int | None:
 
 class _Loop:
     def __init__(
-        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path, tell: Tell,
-        team: Team, meter: Meter,
+        self, lesson: Lesson, trained: Trained, settings: Settings, folder: Path | None,
+        tell: Tell, team: Team, meter: Meter, watch: Watch,
     ) -> None:  # fmt: skip
         self.run = Run(lesson.figure)
         self._lesson, self._trained, self._settings = lesson, trained, settings
-        self._folder, self._tell, self._team, self._meter = folder, tell, team, meter
+        self._folder, self._tell, self._watch = folder, tell, watch
+        self._team, self._meter = team, meter
         self._optimizer = trained.optimizer()
         self._save_s = SAVE_S if settings.save_s is None else settings.save_s
         self._saved = time.monotonic()
@@ -178,7 +187,7 @@ class _Loop:
 
     def resume(self) -> str:
         """Go on from the state in the folder; without one, judge the model and save it."""
-        found = load_tensors(self._folder / STATE)
+        found = None if self._folder is None else load_tensors(self._folder / STATE)
         if found is None:
             return self._judge()
         tensors, document = found
@@ -190,6 +199,8 @@ class _Loop:
         return ""
 
     def _save(self) -> None:
+        if self._folder is None:
+            return
         tensors = {f"weight.{name}": value for name, value in self._trained.values().items()}
         tensors |= adam_memory(self._optimizer, self._trained.parameters)
         run = self.run
@@ -308,12 +319,13 @@ class _Loop:
         run.curve.append(
             {"step": run.step, "tokens": run.tokens, **figures, "elapsed_s": run.elapsed_s}
         )
-        if not earlier or now < min(earlier):
+        if self._folder is not None and (not earlier or now < min(earlier)):
             best = self._trained.values()
             save_whole(self._folder / BEST, best, {"step": run.step}, self._team)
         self._save()
         if earlier and now > lesson.diverged * earlier[0]:
             return f"the {lesson.figure_name} rose from {earlier[0]:.4f} to {now:.4f}"
+        self._watch(run)
         return ""
 
     def keep_best(self, stopped: str) -> str:
@@ -324,6 +336,8 @@ class _Loop:
                 f"{stopped}, and nothing was better before; nothing is written",
                 hint=f"try a lower learning rate than {self._settings.learning_rate:g}",
             )
+        if self._folder is None:
+            return stopped
         found = load_tensors(self._folder / BEST)
         if found is None:
             raise GateError(

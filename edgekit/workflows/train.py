@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,16 @@ from edgekit.train.examples import ChatEncoder, Encoder, TextEncoder
 from edgekit.train.hardware import Hardware
 from edgekit.train.kept_data import load_data, save_data
 from edgekit.train.leftovers import Leftover, lock_of, remove_old_runs
-from edgekit.train.loop import NoHelpError, Outcome, Settings, Tell, saved_step, train
+from edgekit.train.loop import (
+    Lesson,
+    NoHelpError,
+    Outcome,
+    Settings,
+    Tell,
+    Watch,
+    saved_step,
+    train,
+)  # fmt: skip
 from edgekit.train.meter import Meter
 from edgekit.train.methods import Methods, piece_lengths, prepare_lesson
 from edgekit.train.model_section import notes
@@ -101,7 +111,7 @@ def prepare_training(configuration: Configuration, progress: Progress) -> Prepar
     Raises InputError for anything wrong.
     """
     with tempfile.TemporaryDirectory() as scratch:  # a new model is made, to see what it is
-        return _Job(configuration, progress, scratch=Path(scratch)).prepared
+        return Job(configuration, progress, scratch=Path(scratch)).prepared
 
 
 def run_training(
@@ -125,7 +135,7 @@ def run_training(
     `out` exists, from another run, and `replace` is false; GateError where training makes nothing
     better, or the disk is full: then nothing is written, and the last state stays.
     """
-    job = _Job(configuration, progress if team.is_first else NoProgress(), team)
+    job = Job(configuration, progress if team.is_first else NoProgress(), team)
     with job.lock(waiting):
         if team.from_first(lambda: out.exists() and not replace):
             trained = job.finished(out)
@@ -181,7 +191,9 @@ def convert_training(
     return run_request(request, out, progress=progress, replace=replace)
 
 
-class _Job:
+class Job:
+    """A run of a configuration: what can be checked at once is, when it is made."""
+
     def __init__(
         self,
         configuration: Configuration,
@@ -285,7 +297,7 @@ class _Job:
             raise InputError(f"{where}: {error.message}", error.hint) from error
 
     @cached_property
-    def _key(self) -> str:
+    def key(self) -> str:
         """Return a name for this run: all that decides what comes out of it."""
         said = []
         if self._configuration.model.new is None:
@@ -299,7 +311,7 @@ class _Job:
     @property
     def folder(self) -> Path:
         """Return where the state of the run is kept."""
-        return cache() / "training" / f"run-{self._key}"
+        return cache() / "training" / f"run-{self.key}"
 
     def lock(self, waiting: Waiting) -> AbstractContextManager[None]:
         """Hold the run; the first process does it for its team."""
@@ -360,7 +372,7 @@ class _Job:
         """Return what an earlier call left in `out`. Raises FolderExistsError if it is not that."""
         if any((out / mark).is_file() for mark in ("config.json", ADAPTER_FILE)):
             stage = read_stage_in(out)
-            if stage is not None and stage.kind == "trained" and stage.how.get("run") == self._key:
+            if stage is not None and stage.kind == "trained" and stage.how.get("run") == self.key:
                 return FineTuned(out, stage.how, already_there=True)
         raise FolderExistsError(
             f"{out} exists already, and not from this configuration and data",
@@ -387,27 +399,64 @@ class _Job:
             require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
 
-    def _trained(self, tell: Tell) -> tuple[Outcome, Any, Trained]:
-        """Train; return the model with the best weights: whole in the first process, if several."""
+    def _begun(self, folder: Path) -> tuple[Any, Trained, Lesson, Settings, Meter]:
+        """Return the model, what of it learns, what it learns, how, and what measures its speed.
+
+        What the lesson asks the model before training is kept in `folder`.
+        """
         wanted, methods, team = self._configuration.train, self._methods, self._team
         model, trained = methods.begin()
         meter = Meter.of(model, self._hardware, team)
         trained = shard(model, trained, team, self._hardware)
         lesson = methods.lesson(model, self._data)
-        prepare_lesson(lesson, self.folder, self._progress)
+        prepare_lesson(lesson, folder, self._progress)
         settings = Settings(
             Budget(self._steps, wanted.minutes), self._configuration.learning_rate,
             wanted.batch_tokens, wanted.clip, wanted.seed,
             self._configuration.evaluate.times, wanted.save_seconds,
         )  # fmt: skip
+        return model, trained, lesson, settings, meter
+
+    def _trained(self, tell: Tell) -> tuple[Outcome, Any, Trained]:
+        """Train; return the model with the best weights: whole in the first process, if several."""
+        team = self._team
+        model, trained, lesson, settings, meter = self._begun(self.folder)
         outcome = train(lesson, trained, settings, self.folder, self._progress, tell, team, meter)
         if team.size > 1:
             best = on_first(trained.values(), team)
             if team.is_first:  # who goes on as if it had trained alone
-                model, trained = methods.begin()
+                model, trained = self._methods.begin()
                 trained.restore(best)
                 model.to(self._hardware.device)
         return outcome, model, trained
+
+    def with_settings(self, configuration: Configuration) -> Job:
+        """Return this job with other settings; checkpoint, context and data must be the same."""
+        other = copy(self)
+        other._configuration = configuration
+        for computed in ("key", "_steps", "_methods"):
+            other.__dict__.pop(computed, None)
+        return other
+
+    def keep_data(self, folder: Path) -> None:
+        """Read and check the data now, and keep it in `folder`; or take it from there.
+
+        A new model is made there too.
+        """
+        self._scratch = folder
+        kept = load_data(folder, data_files(self._section))
+        if kept is None:
+            save_data(folder, self._data)
+        else:
+            self._data = kept
+
+    def rehearse(self, folder: Path, progress: Progress, tell: Tell, watch: Watch) -> Outcome:
+        """Train and keep nothing but what is the same for all settings, that in `folder`.
+
+        Returns how it ended. Raises NoHelpError as `train` does.
+        """
+        _, trained, lesson, settings, meter = self._begun(folder)
+        return train(lesson, trained, settings, None, progress, tell, ALONE, meter, watch)
 
     def _judged(
         self, outcome: Outcome, model: Any, trained: Trained
@@ -452,7 +501,7 @@ class _Job:
         run, data, adapter = outcome.run, self._data, self._configuration.adapter
         files = [*self._section.files, *self._section.evaluation_files]
         return {
-            "run": self._key,
+            "run": self.key,
             "method": self._configuration.method,
             **({} if adapter is None else {"rank": adapter.rank}),
             **({} if self._teacher is None else {"teacher_digest": self._teacher_digest}),
