@@ -121,10 +121,13 @@ def _print(trained: FineTuned, artifact: Artifact | None, as_json: bool) -> None
         named = {} if artifact is None else {"artifact": str(artifact.path)}
         print_json({"checkpoint": str(trained.checkpoint.path), **named, **how})
         return
+    from edgekit.train.answer_figures import rows as answer_rows
+
     before, after = how["before"], how["after"]
     rows = [
         ["loss, nats a token", *(f"{figures['loss']:.4f}" for figures in (before, after))],
         ["perplexity", *(f"{figures['perplexity']:.3f}" for figures in (before, after))],
+        *map(list, answer_rows(before, after)),
     ]
     click.echo(table(["held-out records", "before", "after"], rows))
     speed = how["tokens"] / max(how["seconds"], 0.1)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train.answer_figures import rows
+from edgekit.train.answers import shown
+
 
 def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configuration: str) -> bytes:
     """Return README.md of the checkpoint `name`.
@@ -30,11 +33,13 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "|---|---|---|",
         f"| loss, nats a token | {before['loss']:.4f} | {after['loss']:.4f} |",
         f"| perplexity | {before['perplexity']:.3f} | {after['perplexity']:.3f} |",
+        *(f"| {name} | {old} | {new} |" for name, old, new in rows(before, after)),
         "",
         f"The figures are over {data['evaluation_targets']} tokens of "
         f"{data['evaluation_records']} records that took no part in training. The curve is in "
         "`training.png`, its figures are in `training.jsonl`.",
         "",
+        *_answers(how),
         "## Data",
         "",
         f"- {', '.join(data['files'])}: {data['training_records']} records to learn from, "
@@ -51,3 +56,22 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "```",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _answers(how: Mapping[str, Any]) -> list[str]:
+    """Return a few answers before and after, as a table; nothing where none were asked for."""
+    if not how.get("examples"):
+        return []
+    keys = ("asked", "reference", "before", "after")
+    return [
+        f"Exact match to ROUGE-L are over {how['after']['answers']['asked']} answers, from 0 to "
+        "100; some of them:",
+        "",
+        "| question | wanted | before | after |",
+        "|---|---|---|---|",
+        *(
+            "| " + " | ".join(shown(example, key) for key in keys) + " |"
+            for example in how["examples"]
+        ),
+        "",
+    ]

@@ -79,9 +79,15 @@ class AdapterSection:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSection:
-    """`[evaluate]`: how many `times` the held-out records are judged, beside at the start."""
+    """`[evaluate]`: how many `times` the held-out records are judged, beside at the start.
+
+    `answers`: how many held-out chats are answered before and after, with at most
+    `answer_tokens` each.
+    """
 
     times: int = 6
+    answers: int = 0
+    answer_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def read_configuration(path: Path) -> Configuration:
         ),
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,
-        evaluate=EvaluateSection(tables["evaluate"].whole("times", 6, least=1) or 6),
+        evaluate=_evaluate(tables["evaluate"], data),
     )
 
 
@@ -177,6 +183,17 @@ def _adapter(table: _Table, train: _Table) -> AdapterSection:
         raise train.error("only", "cannot go with [adapter]: they train different weights")
     rank = table.whole("rank", 8, least=1, most=1024) or 8
     return AdapterSection(table.choice("kind", ("lora",), "lora"), rank)
+
+
+def _evaluate(table: _Table, data: _Table) -> EvaluateSection:
+    found = EvaluateSection(
+        times=table.whole("times", 6, least=1) or 6,
+        answers=table.whole("answers", 0, least=0) or 0,
+        answer_tokens=table.whole("answer_tokens", 128, least=1, most=1 << 16) or 128,
+    )
+    if found.answers and data.values.get("kind") != "chat":
+        raise table.error("answers", 'asks for answers, and only [data] kind = "chat" has any')
+    return found
 
 
 SECTIONS: dict[str, Any] = {

@@ -26,6 +26,8 @@ from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
 from edgekit.store import cache, find_checkpoint
+from edgekit.train.answer_figures import require_figures
+from edgekit.train.answers import Interview, held_out_questions
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -239,6 +241,8 @@ class _Job:
         require_space(out.absolute().parent, weights_bytes)  # told now, not after the training
         save_data(self.folder, self._data)
         model = load_model(self._parent).to(self._hardware.device)
+        interview = self._interview()
+        before = [] if interview is None else interview.ask_once(model, self.folder)
         adapter = self._configuration.adapter
         rank = 0 if adapter is None else adapter.rank
         trained = choose(model, self._configuration.method, rank, wanted.seed)
@@ -256,10 +260,21 @@ class _Job:
             advance(1)
         how = self._how(outcome, after)
         _require_better(how)
+        if interview is not None:
+            interview.enter(how, before, interview.ask(model))
         stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
         files = self._files(out, outcome, how)
         checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
         return FineTuned(checkpoint, how, already_there=False)
+
+    def _interview(self) -> Interview | None:
+        """Return who asks the held-out chats; None where the configuration wants no answers."""
+        wanted = self._configuration.evaluate
+        if not wanted.answers:
+            return None
+        require_figures()
+        asked = held_out_questions(self._data.evaluation, wanted.answers, self._context)
+        return Interview(self._parent, asked, wanted.answer_tokens, self._hardware, self._progress)
 
     def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:
         """Return the record of the stage: plain JSON."""
