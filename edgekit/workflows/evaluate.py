@@ -95,20 +95,29 @@ def find_model(name: str) -> tuple[Path, Literal["checkpoint", "artifact"]]:
 
     A name is looked up in the store, artifacts first.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        is_artifact = (path / MANIFEST_NAME).is_file()
-    else:
-        folders = (artifacts(), installed_artifacts())
-        is_artifact = any((folder / name / MANIFEST_NAME).is_file() for folder in folders)
-        if not is_artifact and not (models() / name / "config.json").is_file():
-            raise InputError(
-                f"there is no checkpoint or artifact '{name:.200}'",
-                hint="give a folder, or a name in the store",
-            )
-    return (
-        (find_artifact(name), "artifact") if is_artifact else (find_checkpoint(name), "checkpoint")
+    try:
+        is_folder = Path(name).expanduser().is_dir()
+        found = _is_artifact(name, is_folder), is_folder or _holds(models(), name, "config.json")
+    except (OSError, RuntimeError):  # a name that is too long, a user that there is not
+        found = False, False
+    if found[0]:
+        return find_artifact(name), "artifact"
+    if found[1]:
+        return find_checkpoint(name), "checkpoint"
+    raise InputError(
+        f"there is no checkpoint or artifact '{name:.200}'",
+        hint="give a folder, or a name in the store",
     )
+
+
+def _is_artifact(name: str, is_folder: bool) -> bool:
+    if is_folder:
+        return (Path(name).expanduser() / MANIFEST_NAME).is_file()
+    return any(_holds(f, name, MANIFEST_NAME) for f in (artifacts(), installed_artifacts()))
+
+
+def _holds(folder: Path, name: str, mark: str) -> bool:
+    return Path(name).name == name and (folder / name / mark).is_file()
 
 
 def _checkpoint(

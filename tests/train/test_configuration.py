@@ -96,3 +96,16 @@ def test_a_missing_section_or_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         read_configuration(tmp_path / "bytes.toml")
+
+
+def test_answers_are_for_chats(tmp_path: Path) -> None:
+    found = read_configuration(written(tmp_path, GOOD))
+    assert (found.evaluate.answers, found.evaluate.answer_tokens) == (0, 128)
+    text = GOOD + "[evaluate]\nanswers = 50\nanswer_tokens = 32\n"
+    found = read_configuration(written(tmp_path, text))
+    assert (found.evaluate.answers, found.evaluate.answer_tokens) == (50, 32)
+    assert found.to_dict()["evaluate"] == {"times": 6, "answers": 50, "answer_tokens": 32}
+    with pytest.raises(InputError, match=r"line 11: \[evaluate\] answers asks for answers"):
+        read_configuration(written(tmp_path, text.replace('"chat"', '"text"')))
+    with pytest.raises(InputError, match=r"line 12: \[evaluate\] answer_tokens is 0"):
+        read_configuration(written(tmp_path, text.replace("= 32", "= 0")))
