@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.output import json_option, print_json, table
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.workflows.demo import Row
@@ -41,6 +42,8 @@ def demo(
     from edgekit.workflows.picture import draw
 
     if train:
+        if picture is not None:
+            raise UsageError("--picture is of the other demo", "leave it out beside --train")
         _train(source or DEFAULT_SOURCE, as_json)
         return
     rows = run_demo(source or DEFAULT_SOURCE, Bars(), lambda line: click.echo(line, err=True))

@@ -274,6 +274,12 @@ class _Job:
             return None
         require_figures()
         asked = held_out_questions(self._data.evaluation, wanted.answers, self._context)
+        if not asked:
+            where = self._configuration.where("evaluate", "answers")
+            raise InputError(
+                f"{where}: no held-out chat is shorter than the window of {self._context} tokens",
+                hint="raise [data] context",
+            )
         return Interview(self._parent, asked, wanted.answer_tokens, self._hardware, self._progress)
 
     def _how(self, outcome: Outcome, after: dict[str, float]) -> dict[str, Any]:

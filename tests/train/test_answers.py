@@ -136,7 +136,7 @@ def test_an_interrupted_run_does_not_ask_the_first_questions_again(
 
 def test_chats_that_were_cut_are_not_asked(config: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.jsonl"
-    held.write_text(chat("long " * 300, "cut") + chat("short", "kept") + held.read_text())
+    held.write_text(chat("a question", "cut " * 300) + chat("short", "kept") + held.read_text())
     text = config.read_text().replace("[train]", 'context = 200\ntoo_long = "cut"\n[train]')
     config.write_text(text.replace("answers = 8", "answers = 99"))
     job = train_workflow._Job(read_configuration(config), NoProgress())
@@ -144,6 +144,9 @@ def test_chats_that_were_cut_are_not_asked(config: Path, tmp_path: Path) -> None
     assert interview is not None
     assert [question.reference for question in interview.questions][:2] == ["kept", "kettle"]
     assert len(interview.questions) == 13
+    held.write_text(chat("a question", "cut " * 300))
+    with pytest.raises(InputError, match=r"\[evaluate\] answers: no held-out chat is shorter"):
+        train_workflow._Job(read_configuration(config), NoProgress())._interview()
 
 
 @pytest.mark.slow
