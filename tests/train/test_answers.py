@@ -60,7 +60,7 @@ def trained(config: Path, out: Path, **options: Any) -> FineTuned:
     return run_training(found, out, progress=NoProgress(), **options)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_side_by_side_they_are_those_of_transformers_alone(
     make_checkpoint: Callable[..., Path], architecture: str
 ) -> None:
