@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"edgekit", "converters", "runtimes", "devices", "tui"}
-DATA = ("*.toml", "*.tcss", "texts/*", "locks/*.txt")
+DATA = ("*.toml", "*.tcss", "texts/*", "locks/*.txt", "demonstration/*")
 
 
 @pytest.fixture(scope="module")

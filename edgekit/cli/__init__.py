@@ -17,6 +17,7 @@ from edgekit.cli.convert import convert
 from edgekit.cli.demo import demo
 from edgekit.cli.devices import devices
 from edgekit.cli.doctor import doctor
+from edgekit.cli.evaluate import evaluate
 from edgekit.cli.heal import heal
 from edgekit.cli.inspect import inspect
 from edgekit.cli.latency import latency
@@ -56,8 +57,8 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    demo, pull, inspect, train, search, prune, heal, calibrate, tune, convert, check, bench,
-    devices, plan, latency, bundle, run, chat, privacy, doctor,
+    demo, pull, inspect, train, search, prune, heal, calibrate, tune, convert, check, evaluate,
+    bench, devices, plan, latency, bundle, run, chat, privacy, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 refuse_in_private_mode(run, "state", "the state file would hold the prompt unencrypted")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgekit.cli.output import json_option, print_json, table
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.workflows.demo import Row
+    from edgekit.workflows.demo_train import Learnt
 
 HEADINGS = ("artifact", "size", "bits/weight", "KL div.", "top-1", "ids", "TTFT", "prefill",
             "decode", "roofline")  # fmt: skip
@@ -22,11 +24,16 @@ HEADINGS = ("artifact", "size", "bits/weight", "KL div.", "top-1", "ids", "TTFT"
 @click.option("--source", help="Another source, as for edgekit pull.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Where the PNG goes.")
 @click.option("--no-chat", is_flag=True, help="Do not open the chat at the end.")
+@click.option("--train", is_flag=True, help="Teach it what edgekit is, convert it, ask it.")
 @json_option
-def demo(source: str | None, picture: Path | None, no_chat: bool, as_json: bool) -> None:
+def demo(
+    source: str | None, picture: Path | None, no_chat: bool, train: bool, as_json: bool
+) -> None:
     """Pull a model, convert it to GGUF and ONNX, check and bench each, show a table, chat.
 
-    The network is needed for the pull alone. A second run reuses what is there.
+    The network is needed for the pull alone. A second run reuses what is there. With --train, the
+    model is fine-tuned first, on 200 questions about edgekit, and its artifacts are asked 50
+    others: minutes on two cores, no chat.
     """
     from edgekit.cli.progress import Bars
     from edgekit.store import home
@@ -34,6 +41,11 @@ def demo(source: str | None, picture: Path | None, no_chat: bool, as_json: bool)
     from edgekit.workflows.demo import demo as run_demo
     from edgekit.workflows.picture import draw
 
+    if train:
+        if picture is not None:
+            raise UsageError("--picture is of the other demo", "leave it out beside --train")
+        _train(source or DEFAULT_SOURCE, as_json)
+        return
     rows = run_demo(source or DEFAULT_SOURCE, Bars(), lambda line: click.echo(line, err=True))
     picture = picture or home() / "demo.png"
     draw(rows, picture)
@@ -95,3 +107,44 @@ def _chat(rows: Sequence[Row]) -> None:
     click.pause("press a key to chat (Ctrl+Q leaves the chat)")
     sampling = Sampling(temperature=0.7, top_p=0.9, min_p=0.05)
     chat(best.artifact.path.name, Wish(sampling))
+
+
+def _train(source: str, as_json: bool) -> None:
+    from edgekit.cli.training_view import TrainingView
+    from edgekit.workflows.demo_train import CONFIGURATION, demo_train
+
+    bars = TrainingView()
+    learnt = demo_train(source, bars, lambda line: click.echo(line, err=True), bars.tell)
+    checkpoint = learnt.trained.checkpoint.path
+    if as_json:
+        asked = [asked.evaluated.to_dict() for asked in learnt.asked]
+        how = learnt.trained.how
+        print_json({"checkpoint": str(checkpoint), "artifacts": asked, **how})
+        return
+    click.echo("\n" + _learnt(learnt))
+    click.echo(f"\nwhat it learnt from: {CONFIGURATION.parent}")
+    click.echo(f"the curve: {checkpoint / 'training.png'}")
+    click.echo(f"now: edgekit chat {learnt.asked[0].artifact.path.name}")
+
+
+def _learnt(learnt: Learnt) -> str:
+    """Return the table: before, after, and each artifact."""
+    from edgekit.train.answer_figures import NAMES
+    from edgekit.units import format_bytes
+
+    how = learnt.trained.how
+    rows = [
+        [name, "", f"{how[stage]['perplexity']:.2f}", *_figures(how[stage]["answers"])]
+        for name, stage in (("before training", "before"), ("after training", "after"))
+    ]
+    for asked in learnt.asked:
+        manifest = asked.artifact.manifest
+        name, size = f"{manifest.format} {manifest.scheme}", format_bytes(manifest.total_bytes)
+        rows.append([name, size, "", *_figures(asked.evaluated.figures)])
+    return table(["held-out questions", "size", "perplexity", *NAMES.values()], rows)
+
+
+def _figures(found: Mapping[str, float]) -> list[str]:
+    from edgekit.train.answer_figures import NAMES
+
+    return [f"{found[key]:.1f}" for key in NAMES]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train.answers import shown
 from edgekit.train.figures import rows
 from edgekit.train.personal_data import in_words
 
@@ -47,6 +48,7 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         f"{data['evaluation_records']} records that took no part in training. The curve is in "
         "`training.png`, its figures are in `training.jsonl`.",
         "",
+        *_answers(how),
         "## Data",
         "",
         f"- {', '.join(data['files'])}: {data['training_records']} records to learn from, "
@@ -81,3 +83,22 @@ def _personal(section: Mapping[str, Any], found: dict[str, Any]) -> list[str]:
     if section["personal_data"] == "ignore":
         return ["- personal data was not looked for"]
     return [f"- personal data that was found: {'; '.join(in_words(found)) or 'none'}"]
+
+
+def _answers(how: Mapping[str, Any]) -> list[str]:
+    """Return a few answers before and after, as a table; nothing where none were asked for."""
+    if not how.get("examples"):
+        return []
+    keys = ("asked", "reference", "before", "after")
+    return [
+        f"Exact match to ROUGE-L are over {how['after']['answers']['asked']} answers, from 0 to "
+        "100; some of them:",
+        "",
+        "| question | wanted | before | after |",
+        "|---|---|---|---|",
+        *(
+            "| " + " | ".join(shown(example, key) for key in keys) + " |"
+            for example in how["examples"]
+        ),
+        "",
+    ]

@@ -116,9 +116,15 @@ class TeacherSection:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSection:
-    """`[evaluate]`: how many `times` the held-out records are judged, beside at the start."""
+    """`[evaluate]`: how many `times` the held-out records are judged, beside at the start.
+
+    `answers`: how many held-out chats are answered before and after, with at most
+    `answer_tokens` each.
+    """
 
     times: int = 6
+    answers: int = 0
+    answer_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,7 @@ def _configured(path: Path, text: str, document: dict[str, Any]) -> Configuratio
         ),
         train=_train(train),
         adapter=_adapter(tables["adapter"], train) if "adapter" in document else None,
-        evaluate=EvaluateSection(tables["evaluate"].whole("times", 6, least=1) or 6),
+        evaluate=_evaluate(tables["evaluate"], data),
         preference=_preference(tables["preference"], data),
         teacher=_teacher(tables["teacher"], data) if "teacher" in document else None,
         tokenizer=read_tokenizer(tables["tokenizer"], model),
@@ -279,6 +285,17 @@ def _teacher(table: _Table, data: _Table) -> TeacherSection:
         weight=float(table.number("weight", 0.5, most=1.0)),
         temperature=float(table.number("temperature", 1.0, most=100.0)),
     )
+
+
+def _evaluate(table: _Table, data: _Table) -> EvaluateSection:
+    found = EvaluateSection(
+        times=table.whole("times", 6, least=1) or 6,
+        answers=table.whole("answers", 0, least=0) or 0,
+        answer_tokens=table.whole("answer_tokens", 128, least=1, most=1 << 16) or 128,
+    )
+    if found.answers and data.values.get("kind") != "chat":
+        raise table.error("answers", 'asks for answers, and only [data] kind = "chat" has any')
+    return found
 
 
 SECTIONS: dict[str, Any] = {

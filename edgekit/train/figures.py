@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.train import answer_figures
+
 Row = tuple[str, str, str]
 """A figure's name, its value before training, and after."""
 
@@ -39,10 +41,12 @@ def rows(how: Mapping[str, Any]) -> list[Row]:
     """Return a row for each figure in `how`, the record of a stage."""
     before, after = how["before"], how["after"]
     names = NAMES | {"loss": loss_name(how["configuration"])}
-    return [
+    found = [
         (
             names.get(key, key),
             *(f"{figures[key]:.{PRECISIONS.get(key, PRECISION)}f}" for figures in (before, after)),
         )
         for key in before
+        if key != answer_figures.KEY
     ]
+    return [*found, *answer_figures.rows(before, after)]

@@ -24,12 +24,15 @@ from converters.architectures import describe
 from converters.checkpoint import Checkpoint
 from converters.lineage import Stage, read_stage_in
 from converters.recipe import Recipe
+from converters.reference import load_model
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import NoProgress, Progress
 from edgekit.store import ADAPTER_FILE, cache, find_checkpoint
 from edgekit.train import figures
+from edgekit.train.answer_figures import require_figures
+from edgekit.train.answers import Interview, held_out_questions
 from edgekit.train.board import Board
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
@@ -383,11 +386,15 @@ class Job:
         """Train and write. Only the first process writes, and what it writes all return."""
         team = self._team
         team.from_first(lambda: self._keep_data(out))
+        interview = self._interview() if team.is_first else None
+        answers = [] if interview is None else self._asked_before(interview)
         outcome, model, trained = self._trained(tell)
         if team.is_first:
             model, trained, before, after = self._judged(outcome, model, trained)
             how = self._how(outcome, before, after)
             _require_better(how)
+            if interview is not None:
+                interview.enter(how, answers, interview.ask(model))
             self._write(out, model, trained, outcome, how, replace)
         team.wait()
         return dataclasses.replace(self.finished(out), already_there=False)
@@ -489,6 +496,25 @@ class Job:
             write_adapter(parent, adapter, trained.values(), out, stage, files, replace)
         else:
             write_result(parent, model, out, stage, files, self._progress, replace)
+
+    def _interview(self) -> Interview | None:
+        """Return who asks the held-out chats; None where the configuration wants no answers."""
+        wanted = self._configuration.evaluate
+        if not wanted.answers:
+            return None
+        require_figures()
+        asked = held_out_questions(self._data.evaluation, wanted.answers, self._context)
+        if not asked:
+            where = self._configuration.where("evaluate", "answers")
+            raise InputError(
+                f"{where}: no held-out chat is shorter than the window of {self._context} tokens",
+                hint="raise [data] context",
+            )
+        return Interview(self._parent, asked, wanted.answer_tokens, self._hardware, self._progress)
+
+    def _asked_before(self, interview: Interview) -> list[str]:
+        """Return the answers of the model before training; asked once, and kept with the state."""
+        return interview.ask_once(load_model(self._parent).to(self._hardware.device), self.folder)
 
     @property
     def _origin(self) -> str:

@@ -234,3 +234,16 @@ def test_widths_that_forbid_types_are_told(tmp_path: Path) -> None:
         "[model] width is 96, not a multiple of 256",
         "[model] feed_forward is 100, not a multiple of 32",
     ]
+
+
+def test_answers_are_for_chats(tmp_path: Path) -> None:
+    found = read_configuration(written(tmp_path, GOOD))
+    assert (found.evaluate.answers, found.evaluate.answer_tokens) == (0, 128)
+    text = GOOD + "[evaluate]\nanswers = 50\nanswer_tokens = 32\n"
+    found = read_configuration(written(tmp_path, text))
+    assert (found.evaluate.answers, found.evaluate.answer_tokens) == (50, 32)
+    assert found.to_dict()["evaluate"] == {"times": 6, "answers": 50, "answer_tokens": 32}
+    with pytest.raises(InputError, match=r"line 11: \[evaluate\] answers asks for answers"):
+        read_configuration(written(tmp_path, text.replace('"chat"', '"text"')))
+    with pytest.raises(InputError, match=r"line 12: \[evaluate\] answer_tokens is 0"):
+        read_configuration(written(tmp_path, text.replace("= 32", "= 0")))
