@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.train.dataset import Report
     from edgekit.train.team import Team
-    from edgekit.workflows.train import FineTuned, Prepared
+    from edgekit.workflows.training_job import FineTuned, Prepared
 
 
 @click.command(short_help="Train a checkpoint on chats or texts.")

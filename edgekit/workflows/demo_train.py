@@ -20,7 +20,8 @@ from edgekit.train.loop import Tell
 from edgekit.train.model_section import ModelSection
 from edgekit.workflows.evaluate import Evaluated, Wanted, evaluate
 from edgekit.workflows.pull import pull
-from edgekit.workflows.train import FineTuned, convert_training, run_training
+from edgekit.workflows.train import convert_training, run_training
+from edgekit.workflows.training_job import FineTuned
 
 FOLDER = Path(__file__).parent.parent / "train" / "demonstration"
 CONFIGURATION = FOLDER / "demonstration.toml"

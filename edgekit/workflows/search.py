@@ -29,7 +29,7 @@ from edgekit.train.standing import Standing
 from edgekit.train.study import Asked, State, Study, Trial, best_of, opened
 from edgekit.train.toml_text import with_values
 from edgekit.train.trials_picture import draw_trials
-from edgekit.workflows.train import Job
+from edgekit.workflows.language_job import LanguageJob
 
 VERSION = 1  # of what a trial means: another one goes on with no trials of this one
 FIGURE = "evaluation loss"
@@ -114,7 +114,7 @@ def run_search(
             "{low = 1e-5, high = 1e-2, log = true}",
         )
     need("optuna", "train")
-    job = Job(configuration, progress)
+    job = LanguageJob(configuration, progress)
     folder = cache() / "search" / _key(job, configuration, search)
     with file_lock(folder / ".data.lock", waiting):
         job.keep_data(folder)
@@ -123,7 +123,7 @@ def run_search(
         return Searched(configuration, search, folder, tuple(study.trials))
 
 
-def _key(job: Job, configuration: Configuration, search: SearchSection) -> str:
+def _key(job: LanguageJob, configuration: Configuration, search: SearchSection) -> str:
     """Return a name for the search. More trials or minutes are the same one, and the values that
     the configuration has for what is searched over do not count."""
     values = {parameter.name: parameter.first for parameter in search.space}
@@ -138,7 +138,7 @@ def _with(configuration: Configuration, values: dict[str, Value]) -> Configurati
 
 class _Search:
     def __init__(
-        self, job: Job, folder: Path, configuration: Configuration, search: SearchSection,
+        self, job: LanguageJob, folder: Path, configuration: Configuration, search: SearchSection,
         study: Study, tell: Say, announce: Announce,
     ) -> None:  # fmt: skip
         self._job, self._folder = job, folder
