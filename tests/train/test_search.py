@@ -237,7 +237,15 @@ def words_for(config: Path) -> list[str]:
 
 def started(config: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "edgekit", "search", str(config), "--json"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_listens_to_ctrl_c,
+    )  # fmt: skip
+
+
+def _listens_to_ctrl_c() -> None:
+    """Undo what a shell does to whatever it starts in the background, the tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def in_a_trial(config: Path, home: Path) -> subprocess.Popen[str]:
