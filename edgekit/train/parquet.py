@@ -1,8 +1,9 @@
 """Parquet: rows of text or of chats, one by one, from a file that comes from outside.
 
-A file is read in batches of a few megabytes, a row group at a time. Texts stay in the dictionary
-of their page until their row is asked for, so that a short file cannot unfold into a long one. It
-knows the types of columns; what a good record is, `records` says.
+A file is read in batches of a few megabytes, a row group at a time. In small row groups texts stay
+in the dictionary of their page until their row is asked for, so that a short file cannot unfold
+into a long one; pyarrow keeps such a dictionary to the end of its row group, so large ones are read
+without. It knows the types of columns; what a good record is, `records` says.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SUFFIX = ".parquet"
 CHAT_COLUMN, CHAT_FIELDS = "messages", ("role", "content")
 BATCH_BYTES, BATCH_ROWS = 4 << 20, 256
 READ_BYTES = 1 << 20
+FOLDED_BYTES = 16 << 20  # of a row group; its dictionary takes two to three times as much memory
 MESSAGE_BYTES = 16  # what a message counts beside its words
 
 Row = dict[str, Any]
@@ -65,6 +67,8 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
     parquet = need("pyarrow.parquet", "train")
     metadata = parquet.read_metadata(file)
     places = range(metadata.num_columns)
+    groups = range(metadata.num_row_groups)
+    folded = all(metadata.row_group(group).total_byte_size <= FOLDED_BYTES for group in groups)
     leaves = [metadata.schema.column(place) for place in places]
     texts = [
         leaf.path
@@ -74,7 +78,7 @@ def _opened(file: Path, columns: Sequence[str]) -> Any:
     for name in columns:
         _check_column(file, metadata.schema.to_arrow_schema(), name)
     return parquet.ParquetFile(
-        file, metadata=metadata, read_dictionary=texts, buffer_size=READ_BYTES
+        file, metadata=metadata, read_dictionary=texts if folded else [], buffer_size=READ_BYTES
     )
 
 

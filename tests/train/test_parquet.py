@@ -53,10 +53,11 @@ def read(checkpoint: Checkpoint, file: Path, name: str, folder: Path) -> DataSet
     return read_data(section, encoder, 640, folder / "kept", NoProgress())
 
 
-@pytest.mark.parametrize("name", ["messages", "text"])
+@pytest.mark.parametrize(("name", "folded"), [("messages", 0), ("text", 0), ("text", 1 << 20)])
 def test_the_data_set_is_that_of_the_same_lines(
-    tiny_checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, name: str, folded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(parquet, "FOLDED_BYTES", folded)
     monkeypatch.setattr(parquet, "BATCH_ROWS", 7)  # so that batches and row groups have ends
     values: list[Any] = chats(60)
     if name == "text":
