@@ -20,7 +20,8 @@ from edgekit.progress import NoProgress
 from edgekit.train.configuration import read_configuration
 from edgekit.train.memory import quantise_matrices
 from edgekit.train.trained import choose, finish
-from edgekit.workflows.train import FineTuned, prepare_training, run_training
+from edgekit.workflows.train import prepare_training, run_training
+from edgekit.workflows.training_job import FineTuned
 
 from .interrupts import Interrupts, interrupt
 

@@ -20,9 +20,10 @@ from edgekit.progress import NoProgress
 from edgekit.train.answers import Interview, Question, continue_greedily, pick, shown
 from edgekit.train.configuration import read_configuration
 from edgekit.train.hardware import Hardware
-from edgekit.workflows import train as train_workflow
 from edgekit.workflows.evaluate import Wanted, evaluate
-from edgekit.workflows.train import FineTuned, run_training
+from edgekit.workflows.language_job import LanguageJob
+from edgekit.workflows.train import run_training
+from edgekit.workflows.training_job import FineTuned
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CPU = Hardware("cpu", bf16=False, logits_at_once=1 << 22)
@@ -139,14 +140,14 @@ def test_chats_that_were_cut_are_not_asked(config: Path, tmp_path: Path) -> None
     held.write_text(chat("a question", "cut " * 300) + chat("short", "kept") + held.read_text())
     text = config.read_text().replace("[train]", 'context = 200\ntoo_long = "cut"\n[train]')
     config.write_text(text.replace("answers = 8", "answers = 99"))
-    job = train_workflow._Job(read_configuration(config), NoProgress())
+    job = LanguageJob(read_configuration(config), NoProgress())
     interview = job._interview()
     assert interview is not None
     assert [question.reference for question in interview.questions][:2] == ["kept", "kettle"]
     assert len(interview.questions) == 13
     held.write_text(chat("a question", "cut " * 300))
     with pytest.raises(InputError, match=r"\[evaluate\] answers: no held-out chat is shorter"):
-        train_workflow._Job(read_configuration(config), NoProgress())._interview()
+        LanguageJob(read_configuration(config), NoProgress())._interview()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from edgekit.errors import InputError
 from edgekit.train.board import Board
 from edgekit.train.configuration import read_configuration
-from edgekit.workflows.train import Prepared
+from edgekit.workflows.training_job import Prepared
 
 from .test_configuration import GOOD, written
 from .test_leftovers import a_run

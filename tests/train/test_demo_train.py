@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from edgekit.cli import cli
 from edgekit.workflows import demo_train as workflow
+from edgekit.workflows import language_job
 from edgekit.workflows import train as train_workflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -37,7 +38,7 @@ def test_the_second_run_reuses_what_the_first_made(
     assert names == [f"tiny-edgekit-{scheme}" for scheme in schemes]
     assert all(len(artifact["questions"]) == 8 for artifact in found["artifacts"])
     with monkeypatch.context() as patch:
-        patch.setattr(train_workflow, "read_data", None)
+        patch.setattr(language_job, "read_data", None)
         patch.setattr(train_workflow, "run_request", None)
         second = CliRunner().invoke(cli, words)
     assert second.exit_code == 0, second.output

@@ -27,7 +27,7 @@ from edgekit.train.model_section import Family, get_args
 from edgekit.train.new_model import make_checkpoint
 from edgekit.train.new_tokenizer import train_tokenizer
 from edgekit.train.records import Record
-from edgekit.workflows import train as train_workflow
+from edgekit.workflows import language_job
 from edgekit.workflows.train import prepare_training, run_training
 from runtimes.base import Message, Sampling
 from runtimes.load import load
@@ -240,7 +240,7 @@ def test_it_learns_says_what_it_is_and_goes_on_after_an_interruption(
     with monkeypatch.context() as patch:  # what is made is not made again
         patch.setattr(new_model, "train_tokenizer", None)
         resumed = trained(config, tmp_path / "out")
-        patch.setattr(train_workflow, "make_checkpoint", None)
+        patch.setattr(language_job, "make_checkpoint", None)
         assert trained(config, tmp_path / "out").already_there
     one, other = (files(found.checkpoint.path) for found in (straight, resumed))
     assert {n for n in one if one[n] != other[n]} <= {

@@ -24,8 +24,9 @@ from edgekit.train import study
 from edgekit.train.configuration import read_configuration
 from edgekit.train.study import Trial
 from edgekit.train.supervised import Supervision
+from edgekit.workflows import language_job
 from edgekit.workflows import search as search_workflow
-from edgekit.workflows import train as train_workflow
+from edgekit.workflows.language_job import LanguageJob
 from edgekit.workflows.search import Searched, run_search
 from edgekit.workflows.train import run_training
 
@@ -75,8 +76,8 @@ def test_the_best_of_it_is_what_training_then_gives(
 ) -> None:
     config = configured(tmp_path, parent)
     reads: list[Any] = []
-    whole = train_workflow.read_data
-    monkeypatch.setattr(train_workflow, "read_data", lambda *a: reads.append(a) or whole(*a))
+    whole = language_job.read_data
+    monkeypatch.setattr(language_job, "read_data", lambda *a: reads.append(a) or whole(*a))
     found = searched(config)
     assert len(reads) == 1  # once, not for each trial
     assert [trial.state for trial in found.trials] == ["finished"] * 2
@@ -121,7 +122,7 @@ def test_it_goes_on_as_one_that_was_not_interrupted_and_reads_nothing_again(
         result = CliRunner().invoke(cli, ["search", str(config)])
         assert result.exit_code
         assert "the trials so far are kept: the same command goes on" in result.stderr
-    monkeypatch.setattr(train_workflow, "read_data", None)
+    monkeypatch.setattr(language_job, "read_data", None)
     told: list[Trial] = []
     found = searched(config, announce=lambda trial, _best: told.append(trial))
     assert [trial.state for trial in found.trials] == ["finished", "interrupted", "finished"]
@@ -145,7 +146,7 @@ def test_another_budget_is_the_same_search_and_another_space_is_not(
     ]
     for config in other:
         configuration = read_configuration(config)
-        job = train_workflow.Job(configuration, NoProgress())
+        job = LanguageJob(configuration, NoProgress())
         assert configuration.search is not None
         key = search_workflow._key(job, configuration, configuration.search)
         assert key != one.folder.name

@@ -17,7 +17,8 @@ from edgekit.errors import InputError, UsageError
 from edgekit.progress import NoProgress
 from edgekit.train.configuration import read_configuration
 from edgekit.train.team import ALONE, joined, shares
-from edgekit.workflows.train import FineTuned, prepare_training, run_training
+from edgekit.workflows.train import prepare_training, run_training
+from edgekit.workflows.training_job import FineTuned
 
 from .forked import forked
 from .test_train import STEPS, Interrupts, configured, interrupt, parent, trained  # noqa: F401

@@ -29,9 +29,10 @@ from edgekit.progress import NoProgress
 from edgekit.train import loop
 from edgekit.train.configuration import read_configuration
 from edgekit.train.supervised import Supervision
-from edgekit.workflows import train as train_workflow
+from edgekit.workflows import language_job
 from edgekit.workflows.certify.chain import ancestry
-from edgekit.workflows.train import FineTuned, prepare_training, run_training
+from edgekit.workflows.train import prepare_training, run_training
+from edgekit.workflows.training_job import FineTuned
 
 from .kills import kill_after
 
@@ -189,7 +190,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
             trained(config, tmp_path / "resumed", Interrupts(after, interrupt))
         assert not (tmp_path / "resumed").exists()
     with monkeypatch.context() as patch:  # what is kept is not read from the files again
-        patch.setattr(train_workflow, "read_data", None)
+        patch.setattr(language_job, "read_data", None)
         assert prepare_training(read_configuration(config), NoProgress()).resumed_step == 7
     steps: list[str] = []
     resumed = trained(config, tmp_path / "resumed", tell=steps.append)
@@ -209,7 +210,7 @@ def test_a_run_that_is_finished_is_not_run_again(
 ) -> None:
     first = trained(config, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(train_workflow, "read_data", None)
+        patch.setattr(language_job, "read_data", None)
         again = trained(config, tmp_path / "out", Interrupts(0, interrupt))
     assert again.already_there
     assert again.how == first.how
