@@ -96,7 +96,7 @@ def write_checkpoint(
     total_bytes = sum(map(prod, shapes.values())) * ITEM_BYTES[dtype]
     require_space(out.absolute().parent, total_bytes + len(header_bytes(shapes, dtype)))
     with staged_folder(out, replace=replace) as folder:
-        _write_companions(source, folder, files or {})
+        write_companions(source, folder, files or {})
         _write_json(folder / "config.json", _with_dtype(config, dtype))
         with progress.task(f"writing {WEIGHTS}", total_bytes) as advance:
             slabs = (slab for tensor in tensors.values() for slab in tensor.slabs())
@@ -134,7 +134,11 @@ def _with_dtype(config: dict[str, Any], dtype: FloatType) -> dict[str, Any]:
     return {**config, key: name}
 
 
-def _write_companions(source: Checkpoint, folder: Path, files: Mapping[str, bytes | None]) -> None:
+def write_companions(source: Checkpoint, folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Write into `folder` what lies beside the weights of `source`: its tokenizer, its licence.
+
+    `files` are written in place of the source's; None leaves one out.
+    """
     for pattern in COMPANIONS:
         for file in sorted(source.path.glob(pattern)):
             if file.is_file() and file.name not in files:

@@ -19,7 +19,7 @@ from edgekit.errors import InputError
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
-Kind = Literal["chat", "text"]
+Kind = Literal["chat", "text", "classes", "entities", "pairs"]
 TooLong = Literal["error", "skip", "cut"]
 Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
@@ -38,7 +38,8 @@ class DataSection:
     """`[data]`: what is learnt.
 
     `kind` "chat": JSONL, a conversation a line under "messages". "text": JSONL, a document a line
-    under "text", or plain text files. Without `evaluation_files`, `evaluation_share` of the
+    under "text", or plain text files. "classes", "entities" and "pairs": JSONL, for models with a
+    head, see `edgekit.train.heads.records`. Without `evaluation_files`, `evaluation_share` of the
     records is held out. `context`: tokens of a window; None: the model's, but at most 1024.
     `too_long`: what is done with a chat of more. `end_of_text`: the token after each document of
     kind "text"; None: the one that the tokenizer names.

@@ -26,6 +26,7 @@ from edgekit.errors import InputError
 from edgekit.files import FolderExistsError, Waiting, file_lock, require_space
 from edgekit.progress import Progress
 from edgekit.store import cache, find_checkpoint
+from edgekit.task import TASK_KINDS
 from edgekit.train.card import card
 from edgekit.train.configuration import Configuration, DataSection
 from edgekit.train.curve import TRAINING_FIGURE, as_lines, draw
@@ -75,7 +76,7 @@ def prepare_training(configuration: Configuration, progress: Progress) -> Prepar
 
     Raises InputError for anything wrong.
     """
-    return _Job(configuration, progress).prepared
+    return _job(configuration, progress).prepared
 
 
 def run_training(
@@ -97,7 +98,7 @@ def run_training(
     `out` exists, from another run, and `replace` is false; GateError where training makes nothing
     better, or the disk is full: then nothing is written, and the last state stays.
     """
-    job = _Job(configuration, progress)
+    job = _job(configuration, progress)
     with file_lock(job.folder.parent / f".{job.folder.name}.lock", waiting):
         if out.exists() and not replace:
             trained = job.finished(out)
@@ -106,6 +107,14 @@ def run_training(
             trained = job.run(out, replace, tell)
         shutil.rmtree(job.folder, ignore_errors=True)  # a kill may have come before this
     return trained
+
+
+def _job(configuration: Configuration, progress: Progress) -> Job:
+    if configuration.data.kind in TASK_KINDS:
+        from edgekit.workflows.train_heads import HeadJob
+
+        return HeadJob(configuration, progress)
+    return Job(configuration, progress)
 
 
 def require_free(out: Path, recipe: Recipe) -> None:
@@ -137,7 +146,9 @@ def convert_training(
     return run_request(request, out, progress=progress, replace=replace)
 
 
-class _Job:
+class Job:
+    """One run: what it is made from, and the steps from there to a checkpoint."""
+
     def __init__(self, configuration: Configuration, progress: Progress) -> None:
         self._configuration, self._progress = configuration, progress
         self._hardware = Hardware.detect()
@@ -149,10 +160,14 @@ class _Job:
         except (OSError, RuntimeError) as error:  # a name that is too long, a user there is not
             where = configuration.where("model", "checkpoint")
             raise InputError(f"{where} is no name of a folder: {error.args[-1]}") from error
-        describe(self._parent)  # packing is proved for these families; others could leak
+        self._check_model()
         self._parent_digest = self._parent.digest()
         self._context = self._window()
         self._digest = digest_of(self._section, progress)
+
+    def _check_model(self) -> None:
+        """Raise InputError if the checkpoint cannot be trained so."""
+        describe(self._parent)  # packing is proved for these families; others could leak
 
     def _checkpoint_name(self) -> str:
         """Return a folder beside the configuration, or what was named."""
@@ -212,7 +227,7 @@ class _Job:
         wanted, part = self._configuration.train, self._data.training
         limits = [] if wanted.steps is None else [wanted.steps]
         if wanted.epochs is not None:
-            limits.append(_steps_of(part.lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
+            limits.append(steps_of(part.lengths, wanted.batch_tokens, wanted.seed, wanted.epochs))
         return min(limits) if limits else None
 
     @property
@@ -255,7 +270,7 @@ class _Job:
             after = lesson.judge()
             advance(1)
         how = self._how(outcome, after)
-        _require_better(how)
+        require_better(how)
         stage = Stage("trained", str(self._parent.path.resolve()), self._parent_digest, how)
         files = self._files(out, outcome, how)
         checkpoint = write_result(self._parent, model, out, stage, files, self._progress, replace)
@@ -310,7 +325,7 @@ def _figures(entry: dict[str, float]) -> dict[str, float]:
     return {"loss": entry["evaluation_loss"], "perplexity": entry["evaluation_perplexity"]}
 
 
-def _require_better(how: dict[str, Any]) -> None:
+def require_better(how: dict[str, Any]) -> None:
     """Raise NoHelpError if the model does no better on what was held out than before."""
     before, after = how["before"]["loss"], how["after"]["loss"]
     if not after < before:
@@ -322,7 +337,7 @@ def _require_better(how: dict[str, Any]) -> None:
         )
 
 
-def _steps_of(lengths: Sequence[int], batch_tokens: int, seed: int, epochs: float) -> int:
+def steps_of(lengths: Sequence[int], batch_tokens: int, seed: int, epochs: float) -> int:
     """Return how many steps it takes until `epochs` times all examples were in a batch."""
     wanted, taken = epochs * len(lengths), 0
     for step, batch in enumerate(batches(lengths, batch_tokens, seed), 1):

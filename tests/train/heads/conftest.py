@@ -1,0 +1,209 @@
+"""Tiny encoders and a tiny T5 with random weights, and languages that can be learnt by rule."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.progress import NoProgress
+from edgekit.train.configuration import read_configuration
+from edgekit.workflows.train import FineTuned, run_training
+
+SYLLABLES = ("ka", "lo", "mi", "ten", "ru", "sa", "vel", "dor", "ni", "pa")
+GOOD, BAD, PLAIN = ("fine", "lovely", "great"), ("awful", "poor", "dull"), ("grey", "tall", "wide")
+FILLERS = ("the", "film", "was", "we", "thought", "it", "really", "a", "long", "evening", "with")
+CIPHER = dict(zip(
+    "one two red blue cat dog sun moon sea hill eat run".split(),
+    "uno due ros blu gat can sol lun mar col man cor".split(),
+    strict=True,
+))  # fmt: skip
+
+Documents = list[dict[str, Any]]
+
+
+def class_records(count: int, seed: int = 1) -> Documents:
+    """Return texts whose class a single word among fillers decides."""
+    generator, kinds, found = random.Random(seed), {"good": GOOD, "bad": BAD, "plain": PLAIN}, []
+    for _ in range(count):
+        label = generator.choice(sorted(kinds))
+        words = generator.choices(FILLERS, k=generator.randint(3, 9))
+        words.insert(generator.randint(0, len(words)), generator.choice(kinds[label]))
+        found.append({"text": " ".join(words), "label": label})
+    return found
+
+
+def entity_records(count: int, seed: int = 2) -> Documents:
+    """Return texts with names made of syllables: of people after a title, of places after "in"."""
+    generator, found = random.Random(seed), []
+
+    def name() -> str:
+        return "".join(generator.choices(SYLLABLES, k=generator.randint(2, 3))).capitalize()
+
+    for _ in range(count):
+        text, entities = "", []
+        for _ in range(generator.randint(1, 3)):
+            text += " ".join(generator.choices(FILLERS, k=generator.randint(1, 3))) + " "
+            label = generator.choice(("PERSON", "PLACE"))
+            text += "Ms " if label == "PERSON" else "in "
+            words = " ".join(name() for _ in range(generator.randint(1, 2)))
+            entities.append({"start": len(text), "end": len(text) + len(words), "label": label})
+            text += f"{words}, "
+        found.append({"text": text + "indeed.", "entities": entities})
+    return found
+
+
+def pair_records(count: int, seed: int = 3) -> Documents:
+    """Return sentences and what they become in a language that has another word for each word."""
+    generator, found = random.Random(seed), []
+    for _ in range(count):
+        words = generator.choices(sorted(CIPHER), k=generator.randint(2, 5))
+        target = " ".join(CIPHER[word] for word in words)
+        found.append({"source": " ".join(words), "target": target})
+    return found
+
+
+RECORDS: dict[str, Callable[..., Documents]] = {
+    "classes": class_records,
+    "entities": entity_records,
+    "pairs": pair_records,
+}
+
+
+def write_wordpiece(folder: Path) -> int:
+    """Train BERT's kind of tokenizer on the records; return the vocabulary's size."""
+    from tokenizers import BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer(lowercase=False)
+    texts = [r["text"] for r in class_records(300) + entity_records(300)]
+    tokenizer.train_from_iterator(texts, vocab_size=300, show_progress=False)
+    tokenizer._tokenizer.post_processor = _template(tokenizer, "[CLS] $A [SEP]")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return int(tokenizer.get_vocab_size())
+
+
+def write_byte_level(folder: Path) -> int:
+    """Train RoBERTa's kind of tokenizer on the records; return the vocabulary's size."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import RobertaProcessing
+
+    tokenizer = ByteLevelBPETokenizer(add_prefix_space=True)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    texts = [r["text"] for r in class_records(300) + entity_records(300)]
+    tokenizer.train_from_iterator(
+        texts, vocab_size=500, special_tokens=special, show_progress=False
+    )
+    tokenizer._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return int(tokenizer.get_vocab_size())
+
+
+def write_unigram(folder: Path) -> int:
+    """Train T5's kind of tokenizer on the records; return the vocabulary's size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=110,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    texts = [text for r in pair_records(300) for text in r.values()]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = _template(tokenizer, "$A </s>")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return int(tokenizer.get_vocab_size())
+
+
+def _template(tokenizer: Any, single: str) -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    special = [word for word in single.split() if word != "$A"]
+    return TemplateProcessing(single, None, [(word, tokenizer.token_to_id(word)) for word in special])
+
+
+def build_base(folder: Path, family: str, **overrides: Any) -> Path:
+    """Save a model of `family` with random weights, and without a head, into `folder`."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+    match family:
+        case "bert":
+            config = transformers.BertConfig(
+                **(shape | {"vocab_size": write_wordpiece(folder)} | overrides)
+            )
+            model = transformers.BertForMaskedLM(config)
+        case "distilbert":
+            size = write_wordpiece(folder)
+            config = transformers.DistilBertConfig(
+                vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64,
+                max_position_embeddings=64, **overrides,
+            )  # fmt: skip
+            model = transformers.DistilBertForMaskedLM(config)
+        case "roberta":
+            config = transformers.RobertaConfig(
+                **(shape | {"vocab_size": write_byte_level(folder)} | overrides)
+            )
+            model = transformers.RobertaForMaskedLM(config)
+        case "t5":
+            size = write_unigram(folder)
+            settings = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4,
+                        "decoder_start_token_id": 0, "dropout_rate": 0.0}  # fmt: skip
+            config = transformers.T5Config(vocab_size=size, **(settings | overrides))
+            model = transformers.T5ForConditionalGeneration(config)
+        case _:
+            raise AssertionError(family)
+    model.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that builds a tiny checkpoint of a family, once for each."""
+    built: dict[str, Path] = {}
+
+    def make(family: str, **overrides: Any) -> Path:
+        key = f"{family} {sorted(overrides.items())}"
+        if key not in built:
+            folder = tmp_path_factory.mktemp(family) / f"tiny-{family}"
+            built[key] = build_base(folder, family, **overrides)
+        return built[key]
+
+    return make
+
+
+def write_lines(file: Path, documents: Sequence[dict[str, Any]]) -> None:
+    """Write JSONL."""
+    file.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+
+
+def configured(folder: Path, base: Path, kind: str, count: int = 60, **train: Any) -> Path:
+    """Write records of `kind`, and a configuration beside them; return its path."""
+    write_lines(folder / f"{kind}.jsonl", RECORDS[kind](count))
+    settings = {"steps": 8, "learning_rate": 3e-3, "batch_tokens": 128} | train
+    times = settings.pop("times", 2)
+    (folder / "run.toml").write_text(
+        f'[model]\ncheckpoint = "{base}"\n'
+        f'[data]\nkind = "{kind}"\nfiles = ["{kind}.jsonl"]\nevaluation_share = 0.25\n'
+        "[train]\n"
+        + "".join(f"{key} = {value}\n" for key, value in settings.items())
+        + f"[evaluate]\ntimes = {times}\n"
+    )
+    return folder / "run.toml"
+
+
+def trained(config: Path, out: Path, progress: Any = None, **options: Any) -> FineTuned:
+    """Train as the file says."""
+    found = read_configuration(config)
+    return run_training(found, out, progress=progress or NoProgress(), **options)
