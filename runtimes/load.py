@@ -9,6 +9,7 @@ from devices.estimate import context_that_fits, require_memory
 from devices.model_facts import ModelFacts
 from edgekit.artifact import Artifact, Format, Manifest
 from edgekit.errors import InputError, UsageError
+from edgekit.task import require_chat
 from runtimes.base import Runtime
 from runtimes.cpu_variants import threads_for
 from runtimes.engine import Engine
@@ -39,6 +40,7 @@ def load(
     GateError where memory is too small, UsageError for impossible numbers, MissingExtraError,
     EngineFailure if the worker dies.
     """
+    require_chat(artifact.manifest.name, artifact.manifest.task)
     facts = ModelFacts.of(artifact, check(artifact))
     tokens = _context_length(artifact.manifest, facts, context_length)
     engine_threads = _threads(threads, artifact.manifest.format)

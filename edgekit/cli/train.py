@@ -116,15 +116,18 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
 
 
 def _print(trained: FineTuned, artifact: Artifact | None, as_json: bool) -> None:
+    from edgekit.train.heads.metrics import NAMES
+
     how = trained.how
     if as_json:
         named = {} if artifact is None else {"artifact": str(artifact.path)}
         print_json({"checkpoint": str(trained.checkpoint.path), **named, **how})
         return
     before, after = how["before"], how["after"]
+    known = NAMES if "kind" in how else {"loss": "loss, nats a token"}
     rows = [
-        ["loss, nats a token", *(f"{figures['loss']:.4f}" for figures in (before, after))],
-        ["perplexity", *(f"{figures['perplexity']:.3f}" for figures in (before, after))],
+        [known.get(name, name), f"{before[name]:.4f}", f"{value:.4f}"]
+        for name, value in after.items()
     ]
     click.echo(table(["held-out records", "before", "after"], rows))
     speed = how["tokens"] / max(how["seconds"], 0.1)

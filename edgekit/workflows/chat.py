@@ -191,6 +191,7 @@ def _open(wish: Wish, name: str) -> Runtime:
     from runtimes.load import load
 
     artifact = Artifact.open(find_artifact(name))
+    require_chat(name, artifact.manifest.task)
     if problem := _problem(artifact):
         raise InputError(f"{name}: {problem}", hint="edgekit run continues a text")
     return load(artifact, context_length=wish.context, threads=wish.threads)
@@ -226,6 +227,9 @@ def _choice(folder: Path) -> ArtifactChoice:
 
 
 def _problem(artifact: Artifact) -> str:
+    task = artifact.manifest.task
+    if task is not None:
+        return f"it is no model to talk to: it {IN_WORDS[task.kind]}"
     if artifact.manifest.chat_template is None:
         return "it has no chat template: it only continues text"
     return ""
@@ -239,6 +243,7 @@ def _choose(name_or_path: str | None) -> str:
             raise InputError("the store holds no artifact", hint="make one: edgekit demo")
         name_or_path = chosen.name
     artifact = Artifact.open(find_artifact(name_or_path))
+    require_chat(name_or_path, artifact.manifest.task)
     if problem := _problem(artifact):
         raise InputError(f"{name_or_path}: {problem}", hint="edgekit run continues a text")
     return name_or_path
