@@ -1,4 +1,4 @@
-"""Task: what an artifact does that is no chat. It names a class, finds entities, or rewrites a text.
+"""Task: what an artifact does that is no chat: name a class, find entities, or rewrite a text.
 
 It is part of a manifest, and comes from outside as that does: every field is checked.
 """

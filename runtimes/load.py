@@ -40,7 +40,6 @@ def load(
     GateError where memory is too small, UsageError for impossible numbers, MissingExtraError,
     EngineFailure if the worker dies.
     """
-    require_chat(artifact.manifest.name, artifact.manifest.task)
     facts = ModelFacts.of(artifact, check(artifact))
     tokens = _context_length(artifact.manifest, facts, context_length)
     engine_threads = _threads(threads, artifact.manifest.format)
@@ -86,6 +85,7 @@ def check(artifact: Artifact) -> GgufHeader | TorchFolder | None:
 
 def open_local(artifact: Artifact, context_length: int, threads: int) -> LocalRuntime:
     """Return the artifact as a Runtime in this process, its file unchecked."""
+    require_chat(artifact.manifest.name, artifact.manifest.task)
     engine = engine_for(artifact, context_length=context_length, threads=threads)
     try:
         return LocalRuntime(engine, artifact.manifest)

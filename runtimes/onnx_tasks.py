@@ -107,20 +107,20 @@ class OnnxTask:
         Raises UsageError, InputError, EngineFailure.
         """
         self._require("pairs")
-        assert self._decoder is not None and self._task.start_token_id is not None  # noqa: S101
+        decoder, token = self._decoder, self._task.start_token_id
+        if decoder is None or token is None:
+            raise InputError(f"{self._name} names no decoder", hint="convert the model again")
         read = self._read(text)
         inputs = self._inputs(read.ids)
         states = self._model.run(inputs)["last_hidden_state"]
         fixed: Arrays = {
             "encoder_attention_mask": inputs["attention_mask"], "encoder_hidden_states": states,
         }  # fmt: skip
-        past, token, written = self._decoder.empty_past(), self._task.start_token_id, list[int]()
+        past, written = decoder.empty_past(), list[int]()
         while len(written) < max_tokens:
             step = np.array([[token]], dtype=np.int64)
             begun = np.array([bool(written)])
-            said = self._decoder.run(
-                {**fixed, **past, "input_ids": step, "use_cache_branch": begun}
-            )
+            said = decoder.run({**fixed, **past, "input_ids": step, "use_cache_branch": begun})
             token = int(_of_shape(said["logits"], (1, 1, self._vocabulary))[0, 0].argmax())
             if token in self._stop:
                 break

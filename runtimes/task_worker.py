@@ -1,4 +1,4 @@
-"""The worker process of a model that is no chat: one request after the other, until the pipes close.
+"""The worker of a model that is no chat: one request after the other, until the pipes close.
 
 Started by runtimes.task_client, never by a person. Set up, and locked, as runtimes.worker is.
 """

@@ -6,6 +6,7 @@ ONNX.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,9 @@ def load_headed(
 def _loaded(checkpoint: Checkpoint, kind: TaskKind, labels: Sequence[str]) -> tuple[Any, set[str]]:
     """Return the model and the names of the weights that the checkpoint has not, or not so."""
     torch, transformers = need("torch", "convert"), need("transformers", "convert")
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that a head is new is no news
     named: Mapping[str, Any] = {}
     if labels:
         named = {
@@ -156,6 +160,8 @@ def _loaded(checkpoint: Checkpoint, kind: TaskKind, labels: Sequence[str]) -> tu
         )
     except (ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"transformers cannot load {checkpoint.path}: {error}") from error
+    finally:
+        logger.setLevel(level)
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     return model, set(report["missing_keys"]) | mismatched
 

@@ -16,6 +16,7 @@ from edgekit.extras import need
 from edgekit.privacy import quiet
 from edgekit.settings import Bandwidth, load_settings
 from edgekit.store import find_artifact
+from edgekit.task import IN_WORDS, require_chat
 from runtimes.base import Runtime, Sampling
 from tui.clean import clean_line
 from tui.recorder import DRAFT, OPEN

@@ -179,9 +179,7 @@ class HeadJob(Job):
         """Return what lies beside the weights; the parent's card stays, under another name."""
         parent, text = self._parent, self._configuration.text
         files: dict[str, bytes | None] = {
-            "README.md": head_card(
-                out.name, parent.path.resolve().name, parent.licence, how, text
-            ),
+            "README.md": head_card(out.name, parent.path.resolve().name, parent.licence, how, text),
             "training.toml": text.encode(),
             "training.jsonl": as_lines(outcome.run.curve),
             "training.png": draw(outcome.run.curve, f"{out.name}: {self._kind}", FIGURE),

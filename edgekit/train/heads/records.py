@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _label(values: dict[str, Any], where: str) -> str:
 
 def _in_order(entities: Sequence[Entity], where: str) -> tuple[Entity, ...]:
     ordered = sorted(entities, key=lambda entity: entity.start)
-    for left, right in zip(ordered, ordered[1:], strict=False):
+    for left, right in pairwise(ordered):
         if right.start < left.end:
             raise InputError(
                 f"{where}: the entities from {left.start} to {left.end} and from {right.start} to "

@@ -17,11 +17,13 @@ from edgekit.workflows.train import FineTuned, run_training
 SYLLABLES = ("ka", "lo", "mi", "ten", "ru", "sa", "vel", "dor", "ni", "pa")
 GOOD, BAD, PLAIN = ("fine", "lovely", "great"), ("awful", "poor", "dull"), ("grey", "tall", "wide")
 FILLERS = ("the", "film", "was", "we", "thought", "it", "really", "a", "long", "evening", "with")
-CIPHER = dict(zip(
-    "one two red blue cat dog sun moon sea hill eat run".split(),
-    "uno due ros blu gat can sol lun mar col man cor".split(),
-    strict=True,
-))  # fmt: skip
+# Each row is a part of a sentence, in its order; the other language says the parts backwards.
+WORDS = (
+    {"one": "uno", "two": "due", "three": "tre", "four": "fir", "five": "lim"},
+    {"red": "ros", "blue": "blu", "green": "vert", "black": "ner", "white": "alb"},
+    {"cats": "gat", "dogs": "can", "birds": "ucel", "fish": "pes", "mice": "sor"},
+    {"eat": "man", "run": "cor", "sleep": "dorm", "sing": "cant", "jump": "salt"},
+)
 
 Documents = list[dict[str, Any]]
 
@@ -58,12 +60,12 @@ def entity_records(count: int, seed: int = 2) -> Documents:
 
 
 def pair_records(count: int, seed: int = 3) -> Documents:
-    """Return sentences and what they become in a language that has another word for each word."""
+    """Return sentences, and what they are in a language of other words in another order."""
     generator, found = random.Random(seed), []
     for _ in range(count):
-        words = generator.choices(sorted(CIPHER), k=generator.randint(2, 5))
-        target = " ".join(CIPHER[word] for word in words)
-        found.append({"source": " ".join(words), "target": target})
+        words = [generator.choice(sorted(part)) for part in WORDS]
+        said = [part[word] for part, word in zip(WORDS, words, strict=True)]
+        found.append({"source": " ".join(words), "target": " ".join(reversed(said))})
     return found
 
 
@@ -126,7 +128,9 @@ def _template(tokenizer: Any, single: str) -> Any:
     from tokenizers.processors import TemplateProcessing
 
     special = [word for word in single.split() if word != "$A"]
-    return TemplateProcessing(single, None, [(word, tokenizer.token_to_id(word)) for word in special])
+    return TemplateProcessing(
+        single, None, [(word, tokenizer.token_to_id(word)) for word in special]
+    )
 
 
 def build_base(folder: Path, family: str, **overrides: Any) -> Path:
@@ -158,7 +162,7 @@ def build_base(folder: Path, family: str, **overrides: Any) -> Path:
             model = transformers.RobertaForMaskedLM(config)
         case "t5":
             size = write_unigram(folder)
-            settings = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4,
+            settings = {"d_model": 48, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_heads": 3,
                         "decoder_start_token_id": 0, "dropout_rate": 0.0}  # fmt: skip
             config = transformers.T5Config(vocab_size=size, **(settings | overrides))
             model = transformers.T5ForConditionalGeneration(config)
