@@ -14,7 +14,8 @@ from edgekit.progress import NoProgress
 from edgekit.train.configuration import read_configuration
 from edgekit.workflows.train import FineTuned, run_training
 
-SYLLABLES = ("ka", "lo", "mi", "ten", "ru", "sa", "vel", "dor", "ni", "pa")
+# Of what the names of people and of places are made.
+SYLLABLES = {"PERSON": ("ka", "lo", "mi", "ten", "ni"), "PLACE": ("ru", "sa", "vel", "dor", "pa")}
 GOOD, BAD, PLAIN = ("fine", "lovely", "great"), ("awful", "poor", "dull"), ("grey", "tall", "wide")
 FILLERS = ("the", "film", "was", "we", "thought", "it", "really", "a", "long", "evening", "with")
 # Each row is a part of a sentence, in its order; the other language says the parts backwards.
@@ -40,21 +41,16 @@ def class_records(count: int, seed: int = 1) -> Documents:
 
 
 def entity_records(count: int, seed: int = 2) -> Documents:
-    """Return texts with names made of syllables: of people after a title, of places after "in"."""
+    """Return texts with names of people and of places, each of its own syllables."""
     generator, found = random.Random(seed), []
-
-    def name() -> str:
-        return "".join(generator.choices(SYLLABLES, k=generator.randint(2, 3))).capitalize()
-
     for _ in range(count):
         text, entities = "", []
         for _ in range(generator.randint(1, 3)):
             text += " ".join(generator.choices(FILLERS, k=generator.randint(1, 3))) + " "
-            label = generator.choice(("PERSON", "PLACE"))
-            text += "Ms " if label == "PERSON" else "in "
-            words = " ".join(name() for _ in range(generator.randint(1, 2)))
-            entities.append({"start": len(text), "end": len(text) + len(words), "label": label})
-            text += f"{words}, "
+            label = generator.choice(sorted(SYLLABLES))
+            name = "".join(generator.choices(SYLLABLES[label], k=generator.randint(2, 3)))
+            entities.append({"start": len(text), "end": len(text) + len(name), "label": label})
+            text += f"{name.capitalize()}, "
         found.append({"text": text + "indeed.", "entities": entities})
     return found
 
@@ -105,20 +101,17 @@ def write_byte_level(folder: Path) -> int:
 
 
 def write_unigram(folder: Path) -> int:
-    """Train T5's kind of tokenizer on the records; return the vocabulary's size."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Write T5's kind of tokenizer, with the records' words and letters; return its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.Unigram())
+    words = sorted({word for part in WORDS for pair in part.items() for word in pair})
+    pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "\u2581": -9.0}
+    pieces |= {f"\u2581{word}": -3.0 for word in words}
+    pieces |= dict.fromkeys(sorted(set("".join(words))), -9.0)
+    tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=110,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    texts = [text for r in pair_records(300) for text in r.values()]
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = _template(tokenizer, "$A </s>")
     tokenizer.save(str(folder / "tokenizer.json"))
     return int(tokenizer.get_vocab_size())
