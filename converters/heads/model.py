@@ -137,7 +137,7 @@ def load_headed(
 def _loaded(checkpoint: Checkpoint, kind: TaskKind, labels: Sequence[str]) -> tuple[Any, set[str]]:
     """Return the model and the names of the weights that the checkpoint has not, or not so."""
     torch, transformers = need("torch", "convert"), need("transformers", "convert")
-    logger = logging.getLogger("transformers.modeling_utils")
+    logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)  # that a head is new is no news
     named: Mapping[str, Any] = {}
