@@ -1,4 +1,4 @@
-"""Entities and their tags: what goes in comes out, and odd tags are read as conlleval reads them."""
+"""Entities and their tags: what goes in comes out, and odd tags are read as by conlleval."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_a_token_that_has_a_character_of_an_entity_is_a_part_of_it() -> None:
         ([], []),
     ],
 )
-def test_odd_tags_are_read_all_the_same(
-    tags: list[str], found: list[tuple[int, int, str]]
-) -> None:
+def test_odd_tags_are_read_all_the_same(tags: list[str], found: list[tuple[int, int, str]]) -> None:
     assert [(e.start, e.end, e.label) for e in spans_of(tags)] == found
 
 

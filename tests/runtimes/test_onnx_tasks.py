@@ -157,9 +157,7 @@ def test_a_damaged_graph_reaches_no_engine(sentiment: Artifact) -> None:
         TaskModel(sentiment, 1)
 
 
-def test_each_model_does_what_it_is_for(
-    sentiment: Artifact, make: Callable[..., Artifact]
-) -> None:
+def test_each_model_does_what_it_is_for(sentiment: Artifact, make: Callable[..., Artifact]) -> None:
     with pytest.raises(UsageError, match="tiny says of which class a text is, and nothing else"):
         OnnxTask(sentiment, 1).entities("good")
     with pytest.raises(UsageError, match="is no model to talk to"):

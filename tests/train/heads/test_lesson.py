@@ -42,7 +42,11 @@ def lesson_of(folder: Path, base: Path, kind: TaskKind, seed: int = 0) -> tuple[
 @pytest.mark.parametrize(
     ("kind", "family", "dropout"),
     [
-        ("classes", "distilbert", {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}),
+        (
+            "classes",
+            "distilbert",
+            {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
+        ),
         ("entities", "roberta", {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}),
         ("pairs", "t5", {}),
     ],

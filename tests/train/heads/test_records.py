@@ -1,4 +1,4 @@
-"""Records of the understanding tasks: what is right is read, what is wrong is named with its line."""
+"""Records of the understanding tasks: what is right is read, what is wrong is named."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_entities(make_base: Callable[..., Path], tmp_path: Path) -> None:
 
 def test_pairs(make_base: Callable[..., Path], tmp_path: Path) -> None:
     config = configured(
-        tmp_path, make_base("t5"), "pairs", 300, steps=150, learning_rate=1e-2, batch_tokens=384,
+        tmp_path, make_base("t5"), "pairs", 300, steps=50, learning_rate=1e-2, batch_tokens=384,
         times=3,
     )  # fmt: skip
     found = trained(config, tmp_path / "out")
