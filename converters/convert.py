@@ -13,13 +13,14 @@ from pathlib import Path
 from converters.architectures import ModelShape, describe
 from converters.checkpoint import Checkpoint
 from converters.exported import Exported
+from converters.heads.model import kind_of
 from converters.importance import Importance
 from converters.plan import Plan
 from converters.recipe import Recipe
 from converters.rounding.rounded import Rounded
 from converters.special_tokens import SpecialTokens, special_tokens, token_ids
 from edgekit.artifact import Artifact, Format, Manifest, Source, finish
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UsageError
 from edgekit.files import require_space, staged_folder
 from edgekit.progress import Progress
 
@@ -35,8 +36,11 @@ TOOLS: dict[Format, tuple[str, ...]] = {
 def plan(checkpoint: Checkpoint, recipe: Recipe, importance: Importance | None = None) -> Plan:
     """Return what `convert` would write: types, sizes, substitutions. No tensor is read.
 
-    Raises InputError for a checkpoint or recipe that cannot be converted.
+    Raises InputError for a checkpoint or recipe that cannot be converted, UsageError for one with
+    a head, whose graph is known only once it is made.
     """
+    if kind_of(checkpoint) is not None:
+        raise UsageError(f"{checkpoint.path} has a head: what it becomes is not known beforehand")
     return _prepare(checkpoint, describe(checkpoint), recipe, importance)[0]
 
 
@@ -59,6 +63,11 @@ def convert(
     or a whole one. Raises InputError for a bad checkpoint or recipe, and where `out` exists and
     `replace` is false; GateError where the disk is too small.
     """
+    kind = kind_of(checkpoint)
+    if kind is not None:
+        from converters.heads.convert import convert_headed
+
+        return convert_headed(checkpoint, kind, recipe, out, progress=progress, replace=replace)
     shape = describe(checkpoint)
     context_length = _context_length(checkpoint, shape, recipe)
     special = special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
@@ -69,7 +78,7 @@ def convert(
     with staged_folder(out, replace=replace) as folder:
         digest = _in_background(checkpoint.digest)
         exported = write(folder, progress)
-        _copy_licence(checkpoint.path, folder)
+        copy_licence(checkpoint.path, folder)
         source = Source(
             checkpoint=checkpoint.path.resolve().name,
             checkpoint_digest=digest.result(),
@@ -159,7 +168,8 @@ def _context_length(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -
     return recipe.context_length
 
 
-def _copy_licence(source: Path, folder: Path) -> None:
+def copy_licence(source: Path, folder: Path) -> None:
+    """Copy the files that state a licence from the folder `source`."""
     for pattern in LICENCE_FILES:
         for file in sorted(source.glob(pattern)):
             if file.is_file():

@@ -14,6 +14,7 @@ from typing import Any
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import InputError
 from edgekit.gguf_header import GgufHeader, read_header
+from edgekit.task import require_chat
 from edgekit.torch_folder import TorchFolder, read_folder
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -80,9 +81,10 @@ class ModelFacts:
     def of(cls, artifact: Artifact, header: GgufHeader | TorchFolder | None = None) -> ModelFacts:
         """Return the facts of an artifact; its header is read unless `header` is given.
 
-        Raises InputError for a header that makes no sense.
+        Raises InputError for a header that makes no sense, UsageError for a model that is no chat.
         """
         manifest = artifact.manifest
+        require_chat(manifest.name, manifest.task)
         match manifest.format:
             case "gguf":
                 known = header if isinstance(header, GgufHeader) else None

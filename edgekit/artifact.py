@@ -18,6 +18,7 @@ from edgekit.certificate import read_certificate
 from edgekit.errors import InputError
 from edgekit.fields import Fields
 from edgekit.files import sha256_file, write_atomically
+from edgekit.task import Task, read_task
 
 MANIFEST_NAME = "edgekit.json"
 SCHEMA_VERSION = 1
@@ -69,6 +70,7 @@ class Manifest:
     that was written over the number of weights. `kv_bytes_per_token` is the KV cache's cost of
     one token of context in the engine's default precision.
     `stop_token_ids` end an answer; `bos_token_id` is None where the model has none.
+    `task` says what a model does that is not for chats; it is None for all others.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Manifest:
     source: Source
     substitutions: list[Substitution] = field(default_factory=list)
     certificate: Certificate | None = None
+    task: Task | None = None
     schema: int = SCHEMA_VERSION
 
     @property
@@ -98,7 +101,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the manifest as indented UTF-8 JSON with a final newline."""
-        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+        document = asdict(self)
+        if self.task is None:  # as before there were tasks
+            del document["task"]
+        return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +191,11 @@ def _parse(document: dict[str, Any], path: Path) -> Manifest:
     if format_name not in FORMATS:
         raise InputError(f"{where}: 'format' is {format_name!r}, known are {', '.join(FORMATS)}")
     files = [_file_entry(Fields(v, where), where) for v in fields.take("files", list)]
-    entry = fields.take("entry", str)
-    if entry not in {f.path for f in files}:
+    entry, names = fields.take("entry", str), {f.path for f in files}
+    if entry not in names:
         raise InputError(f"{where}: 'entry' is {entry!r}, which is not among its files")
     vocabulary_size = fields.count("vocabulary_size")
-    certificate = document.get("certificate")
+    certificate, task = document.get("certificate"), document.get("task")
     return Manifest(
         name=fields.take("name", str),
         format=format_name,
@@ -209,6 +215,7 @@ def _parse(document: dict[str, Any], path: Path) -> Manifest:
         source=_source(Fields(document.get("source"), where)),
         substitutions=[_substitution(Fields(v, where)) for v in fields.take("substitutions", list)],
         certificate=None if certificate is None else read_certificate(Fields(certificate, where)),
+        task=None if task is None else read_task(Fields(task, where), names, vocabulary_size),
     )
 
 

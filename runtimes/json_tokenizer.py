@@ -7,6 +7,7 @@ text inside it becomes ordinary tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,26 @@ class JsonTokenizer:
         self._tokenizer.encode_special_tokens = not special
         ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
         return ids
+
+    def whole(self, text: str, most_tokens: int) -> tuple[Any, bool]:
+        """Return the encoding of `text` with what the tokenizer adds at its ends; was it cut?
+
+        At most `most_tokens`, the added ones included. Special tokens' texts are plain text.
+        """
+        clean = text.encode("utf-8", "replace").decode()
+        self._tokenizer.encode_special_tokens = True
+        encoding = self._tokenizer.encode(clean)
+        if len(encoding.ids) <= most_tokens:
+            return encoding, False
+        self._tokenizer.enable_truncation(most_tokens)
+        try:
+            return self._tokenizer.encode(clean), True
+        finally:
+            self._tokenizer.no_truncation()
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of one token; an id without a token has none."""

@@ -9,6 +9,7 @@ from devices.estimate import context_that_fits, require_memory
 from devices.model_facts import ModelFacts
 from edgekit.artifact import Artifact, Format, Manifest
 from edgekit.errors import InputError, UsageError
+from edgekit.task import require_chat
 from runtimes.base import Runtime
 from runtimes.cpu_variants import threads_for
 from runtimes.engine import Engine
@@ -84,6 +85,7 @@ def check(artifact: Artifact) -> GgufHeader | TorchFolder | None:
 
 def open_local(artifact: Artifact, context_length: int, threads: int) -> LocalRuntime:
     """Return the artifact as a Runtime in this process, its file unchecked."""
+    require_chat(artifact.manifest.name, artifact.manifest.task)
     engine = engine_for(artifact, context_length=context_length, threads=threads)
     try:
         return LocalRuntime(engine, artifact.manifest)

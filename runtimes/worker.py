@@ -27,6 +27,17 @@ def main() -> None:
 
 def serve(open_runtime: Callable[[Frame], LocalRuntime]) -> None:
     """Set this process up and serve what `open_runtime` makes of the first request."""
+
+    def run(reader: FrameReader, writer: FrameWriter) -> None:
+        from runtimes.service import Service
+
+        Service(reader, writer, open_runtime).run()
+
+    start(run)
+
+
+def start(run: Callable[[FrameReader, FrameWriter], None]) -> None:
+    """Set this process up, and let `run` serve on its pipes."""
     requests, replies = _claim_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
     quiet.apply()
@@ -37,9 +48,7 @@ def serve(open_runtime: Callable[[Frame], LocalRuntime]) -> None:
         if (failure := _lock_if_wanted()) is not None:
             _refuse(reader, writer, failure)
             return
-        from runtimes.service import Service
-
-        Service(reader, writer, open_runtime).run()
+        run(reader, writer)
 
 
 def _lock_if_wanted() -> Exception | None:

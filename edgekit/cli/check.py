@@ -47,10 +47,12 @@ def check(
     from edgekit.artifact import Artifact
     from edgekit.cli.progress import Bars
     from edgekit.store import find_artifact, find_checkpoint
+    from edgekit.task import require_chat
     from edgekit.workflows.certify.session import Wanted
     from edgekit.workflows.check import Limits, certify, enforce, enforce_stages
 
     opened = Artifact.open(find_artifact(artifact))
+    require_chat(opened.manifest.name, opened.manifest.task)
     wanted = Wanted(text, full, generation)
     checked = certify(opened, find_checkpoint(against), wanted, Bars())
     written = [] if no_report else _write(checked)

@@ -52,6 +52,14 @@ def run(
 
     text = _prompt(prompt)
     opened = Artifact.open(find_artifact(artifact))
+    if opened.manifest.task is not None:
+        from edgekit.cli.understand import understand
+
+        understand(
+            opened, text, threads=threads, max_tokens=options["max_tokens"], as_json=as_json,
+            for_chats={"system": system, "context": context, "state": state},
+        )  # fmt: skip
+        return
     write = None if as_json else _write
     sampling = to_sampling(options)
     found = answer(

@@ -22,7 +22,7 @@ from edgekit.train.search_space import EMPTY_SPACE, Sampler, SearchSection, Valu
 from edgekit.train.trained import Method
 
 MAX_BYTES = 1 << 20
-Kind = Literal["chat", "text", "preference"]
+Kind = Literal["chat", "text", "preference", "classes", "entities", "pairs"]
 Base = Literal["nf4"]
 TooLong = Literal["error", "skip", "cut"]
 Only = Literal["norms"]
@@ -38,7 +38,9 @@ class DataSection:
 
     `kind` "chat": JSONL, a conversation a line under "messages". "text": JSONL, a document a line
     under "text", or plain text files. "preference": JSONL, the prompt under "messages", two answers
-    to it under "chosen" and "rejected". Without `evaluation_files`, `evaluation_share` of the
+    to it under "chosen" and "rejected". "classes", "entities" and "pairs": JSONL, for models with a
+    head, see `edgekit.train.heads.records`. All but plain text may be Parquet too, but for
+    entities. Without `evaluation_files`, `evaluation_share` of the
     records is held out. `context`: tokens of a window; None: the model's, but at most 1024.
     `too_long`: what is done with a chat of more. `end_of_text`: the token after each document of
     kind "text"; None: the one that the tokenizer names. `personal_data`: whether e-mail addresses

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +37,9 @@ from edgekit.train.records import (
 LEARNT = np.uint32(1 << 31)  # the bit of a stored token that says whether it is learnt
 MOST_PLACES = 20
 READERS = {"chat": read_chats, "text": read_texts, "preference": read_preferences}
+
+Read = Callable[[Path], Iterable[Record]]
+"""Yields the records of a file. Raises InputError at the first bad one."""
 
 
 @dataclass(slots=True)
@@ -152,10 +155,12 @@ def digest_of(section: DataSection, progress: Progress) -> str:
 
 
 def read_data(
-    section: DataSection, encoder: Encoder, vocabulary: int, folder: Path, progress: Progress
-) -> DataSet:
+    section: DataSection, encoder: Encoder, vocabulary: int, folder: Path, progress: Progress,
+    read: Read | None = None,
+) -> DataSet:  # fmt: skip
     """Check every record of the files, and return the data set.
 
+    `read` yields the records of a file, by default as the section's kind, chats or texts, says.
     `vocabulary` is how many tokens the model knows. Tokens take 4 bytes each on the disk of
     `folder`. Raises InputError for the first bad record, with its line, and where one side of the
     split would be empty; GateError where the disk is too small.
@@ -164,10 +169,11 @@ def read_data(
     with disk_errors(folder):
         stream = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the data set
     files = data_files(section)
+    read = read or READERS[section.kind]
     reading = _Reading(section, encoder, vocabulary, files, stream)
     with progress.task("reading the data", None, "records") as advance, disk_errors(folder):
         for number, file in enumerate(files):
-            for record in records_of(section, file):
+            for record in read(file):
                 reading.take(record, number)
                 advance(1)
         stream.flush()

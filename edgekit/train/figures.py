@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.train import answer_figures
+from edgekit.train.heads import metrics
 
 Row = tuple[str, str, str]
 """A figure's name, its value before training, and after."""
@@ -40,7 +41,8 @@ def plain(judged: Mapping[str, float]) -> dict[str, float]:
 def rows(how: Mapping[str, Any]) -> list[Row]:
     """Return a row for each figure in `how`, the record of a stage."""
     before, after = how["before"], how["after"]
-    names = NAMES | {"loss": loss_name(how["configuration"])}
+    is_headed = "labels" in how
+    names = metrics.NAMES if is_headed else NAMES | {"loss": loss_name(how["configuration"])}
     found = [
         (
             names.get(key, key),

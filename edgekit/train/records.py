@@ -245,3 +245,19 @@ def _encodable(text: str, where: str) -> str:
 
 def _shown(values: dict[str, Any], key: str) -> str:
     return f"{values[key]!r:.60}" if key in values else "missing"
+
+
+def read_documents(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the object of each line or row, with its number, for records of other kinds.
+
+    Of a Parquet file it has the `columns`. Raises InputError at the first line that is none.
+    """
+    yield from _documents(file, *columns)
+
+
+def checked_text(document: dict[str, Any], key: str, where: str) -> str:
+    """Return the text under `key`. Raises InputError if there is none, or nothing but space."""
+    text = document.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: {key!r} is {_shown(document, key)}, not a text")
+    return _encodable(text, f"{where}: {key!r}")

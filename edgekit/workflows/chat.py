@@ -16,6 +16,7 @@ from edgekit.extras import need
 from edgekit.privacy import quiet
 from edgekit.settings import Bandwidth, load_settings
 from edgekit.store import find_artifact
+from edgekit.task import IN_WORDS, require_chat
 from runtimes.base import Runtime, Sampling
 from tui.clean import clean_line
 from tui.recorder import DRAFT, OPEN
@@ -191,6 +192,7 @@ def _open(wish: Wish, name: str) -> Runtime:
     from runtimes.load import load
 
     artifact = Artifact.open(find_artifact(name))
+    require_chat(name, artifact.manifest.task)
     if problem := _problem(artifact):
         raise InputError(f"{name}: {problem}", hint="edgekit run continues a text")
     return load(artifact, context_length=wish.context, threads=wish.threads)
@@ -226,6 +228,9 @@ def _choice(folder: Path) -> ArtifactChoice:
 
 
 def _problem(artifact: Artifact) -> str:
+    task = artifact.manifest.task
+    if task is not None:
+        return f"it is no model to talk to: it {IN_WORDS[task.kind]}"
     if artifact.manifest.chat_template is None:
         return "it has no chat template: it only continues text"
     return ""
@@ -239,6 +244,7 @@ def _choose(name_or_path: str | None) -> str:
             raise InputError("the store holds no artifact", hint="make one: edgekit demo")
         name_or_path = chosen.name
     artifact = Artifact.open(find_artifact(name_or_path))
+    require_chat(name_or_path, artifact.manifest.task)
     if problem := _problem(artifact):
         raise InputError(f"{name_or_path}: {problem}", hint="edgekit run continues a text")
     return name_or_path

@@ -14,6 +14,7 @@ from typing import Literal
 from converters.architectures import describe
 from converters.checkpoint import Checkpoint
 from converters.convert import convert, plan
+from converters.heads.model import kind_of
 from converters.importance import Importance
 from converters.plan import Plan
 from converters.recipe import Recipe
@@ -46,6 +47,11 @@ class Request:
             raise UsageError(
                 "bitsandbytes' grids are rounded as bitsandbytes rounds them, without calibration",
                 "leave out --calibrate, --compensate and --distil for torch",
+            )
+        if kind_of(self.checkpoint) and (self.care != "plain" or self.importance):
+            raise UsageError(
+                "a model with a head is quantised by ONNX Runtime, without calibration",
+                "leave out --calibrate, --compensate, --distil and --importance",
             )
 
     @property

@@ -13,6 +13,7 @@ from converters.recipe import Recipe
 from edgekit.artifact import MANIFEST_NAME, Artifact
 from edgekit.files import FolderExistsError, Waiting
 from edgekit.progress import NoProgress, Progress
+from edgekit.task import TASK_KINDS
 from edgekit.train.board import Board
 from edgekit.train.configuration import Configuration
 from edgekit.train.leftovers import remove_old_runs
@@ -31,6 +32,10 @@ def job_of(
     scratch: Path | None = None,
 ) -> Job:
     """Return the run that `configuration` asks for. Raises InputError."""
+    if configuration.data.kind in TASK_KINDS:
+        from edgekit.workflows.train_heads import HeadJob
+
+        return HeadJob(configuration, progress, team)
     return LanguageJob(configuration, progress, team, scratch)
 
 

@@ -1,0 +1,1 @@
+"""Models with heads: they understand a text or rewrite it, and chat with nobody."""

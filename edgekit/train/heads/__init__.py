@@ -1,0 +1,1 @@
+"""Training of models with heads: classes, entities, and texts made of texts."""
