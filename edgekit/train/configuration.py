@@ -6,22 +6,19 @@ the file itself. It reads no data and knows no model.
 
 from __future__ import annotations
 
-import math
-import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from converters.schemes import unknown
 from edgekit.errors import InputError
 from edgekit.train.model_section import ModelSection, TokenizerSection, read_model, read_tokenizer
 from edgekit.train.personal_data import Scan
 from edgekit.train.search_space import EMPTY_SPACE, Sampler, SearchSection, Value, read_space
+from edgekit.train.toml_table import Table, place, read_toml
 from edgekit.train.trained import Method
 
-MAX_BYTES = 1 << 20
 Kind = Literal["chat", "text", "preference", "classes", "entities", "pairs"]
 Base = Literal["nf4"]
 TooLong = Literal["error", "skip", "cut"]
@@ -29,7 +26,6 @@ Only = Literal["norms"]
 DEFAULT_RATES: dict[Method, float] = {"full": 5e-5, "lora": 1e-3, "norms": 1e-2}
 PREFERENCE_RATES: dict[Method, float] = {"full": 1e-6, "lora": 5e-5, "norms": 1e-3}
 NEW_RATE = 1e-3  # of a model that begins with random weights
-_Choice = TypeVar("_Choice", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +162,7 @@ class Configuration:
 
     def where(self, section: str, key: str) -> str:
         """Return file, line and key, as they stand in a complaint."""
-        return f"{_where(self.path, self.text, section, key)}: [{section}] {key}"
+        return f"{place(self.path, self.text, section, key)}: [{section}] {key}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values that decide what comes out, as plain JSON; paths by their names."""
@@ -188,7 +184,7 @@ class Configuration:
 
 def read_configuration(path: Path) -> Configuration:
     """Return the configuration in the file `path`. Raises InputError for anything wrong in it."""
-    return parse_configuration(path, _read(path))
+    return parse_configuration(path, read_toml(path))
 
 
 def parse_configuration(path: Path, text: str) -> Configuration:
@@ -230,14 +226,14 @@ def _configured(path: Path, text: str, document: dict[str, Any]) -> Configuratio
     )
 
 
-def _check_is_whole(train: _Table, adapter: _Table | None) -> None:
+def _check_is_whole(train: Table, adapter: Table | None) -> None:
     """Raise InputError if a new model would not be trained whole: its weights are random."""
     for table, key in ((train, "only"), (adapter, "")):
         if table is not None and (not key or table.has(key)):
             raise table.error(key, "cannot go with [model] new: random weights are trained whole")
 
 
-def _train(table: _Table) -> TrainSection:
+def _train(table: Table) -> TrainSection:
     found = TrainSection(
         steps=table.whole("steps", None, least=1),
         epochs=table.number("epochs", None),
@@ -257,7 +253,7 @@ def _train(table: _Table) -> TrainSection:
     return found
 
 
-def _adapter(table: _Table, train: _Table) -> AdapterSection:
+def _adapter(table: Table, train: Table) -> AdapterSection:
     if train.has("only"):
         raise train.error("only", "cannot go with [adapter]: they train different weights")
     rank = table.whole("rank", 8, least=1, most=1024) or 8
@@ -271,7 +267,7 @@ def _adapter(table: _Table, train: _Table) -> AdapterSection:
     )
 
 
-def _preference(table: _Table, data: _Table) -> PreferenceSection | None:
+def _preference(table: Table, data: Table) -> PreferenceSection | None:
     if data.values.get("kind") == "preference":
         return PreferenceSection(float(table.number("beta", 0.1)))
     if table.values:
@@ -279,7 +275,7 @@ def _preference(table: _Table, data: _Table) -> PreferenceSection | None:
     return None
 
 
-def _teacher(table: _Table, data: _Table) -> TeacherSection:
+def _teacher(table: Table, data: Table) -> TeacherSection:
     if data.values.get("kind") == "preference":
         raise table.error("", 'does not go with [data] kind = "preference"')
     return TeacherSection(
@@ -289,7 +285,7 @@ def _teacher(table: _Table, data: _Table) -> TeacherSection:
     )
 
 
-def _evaluate(table: _Table, data: _Table) -> EvaluateSection:
+def _evaluate(table: Table, data: Table) -> EvaluateSection:
     found = EvaluateSection(
         times=table.whole("times", 6, least=1) or 6,
         answers=table.whole("answers", 0, least=0) or 0,
@@ -340,14 +336,14 @@ def _search(path: Path, text: str, document: dict[str, Any]) -> SearchSection:
             return " ".join([error.message.removeprefix(f"{path}: "), error.hint]).rstrip()
         return ""
 
-    parameters = read_space(space, sampler, _Table(path, text, "search.space", space).error, accept)
+    parameters = read_space(space, sampler, Table(path, text, "search.space", space).error, accept)
     return SearchSection(sampler, trials, minutes, pruner, parameters)
 
 
-def _tables(path: Path, text: str, document: dict[str, Any]) -> dict[str, _Table]:
+def _tables(path: Path, text: str, document: dict[str, Any]) -> dict[str, Table]:
     """Return a table for each section; unknown sections and keys are errors."""
     for name, values in document.items():
-        where = _where(path, text, "", name)
+        where = place(path, text, "", name)
         if name not in SECTIONS:
             raise unknown("section", name, SECTIONS, where)
         if not isinstance(values, dict):
@@ -355,142 +351,8 @@ def _tables(path: Path, text: str, document: dict[str, Any]) -> dict[str, _Table
         known = [found.name for found in fields(SECTIONS[name])]
         for key in values:
             if key not in known:
-                raise unknown(f"key in [{name}]", key, known, _where(path, text, name, key))
+                raise unknown(f"key in [{name}]", key, known, place(path, text, name, key))
     for name in ("model", "data", "train"):
         if name not in document:
             raise InputError(f"{path}: the section [{name}] is missing")
-    return {name: _Table(path, text, name, document.get(name, {})) for name in SECTIONS}
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """One section: takes typed values out of it, and names the place in every complaint."""
-
-    path: Path
-    source: str
-    name: str
-    values: dict[str, Any]
-
-    def has(self, key: str) -> bool:
-        return key in self.values
-
-    def error(self, key: str, what: str) -> InputError:
-        name = f"[{self.name}] {key}".rstrip()
-        return InputError(f"{_where(self.path, self.source, self.name, key)}: {name} {what}")
-
-    def text(self, key: str) -> str:
-        found = self.optional_text(key)
-        if found is None:
-            raise self.error(key, "is missing")
-        return found
-
-    def optional_text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        if key in self.values and (not isinstance(value, str) or not value):
-            raise self.error(key, f"is {value!r:.60}, not a text")
-        return value
-
-    def choice(self, key: str, known: Sequence[_Choice], default: _Choice | None = None) -> _Choice:
-        if key not in self.values and default is not None:
-            return default
-        value = self.text(key)
-        for name in known:
-            if value == name:
-                return name
-        where = _where(self.path, self.source, self.name, key)
-        raise unknown(f"[{self.name}] {key}", value, known, where)
-
-    def whole(
-        self, key: str, default: int | None, *, least: int, most: int = 1 << 31
-    ) -> int | None:
-        value = self.values.get(key, default)
-        if value is not None and (type(value) is not int or not least <= value <= most):
-            raise self.error(key, f"is {value!r:.60}, not a whole number from {least} to {most}")
-        return value
-
-    def number(self, key: str, default: Any, *, most: float = math.inf) -> Any:
-        """Return a number above 0 and at most `most`, or `default`."""
-        value = self.values.get(key, default)
-        if key in self.values and not (
-            type(value) in (int, float) and 0 < value <= most and math.isfinite(value)
-        ):
-            limit = "" if most == math.inf else f" and at most {most:g}"
-            raise self.error(key, f"is {value!r:.60}, not a number above 0{limit}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if type(value) is not bool:
-            raise self.error(key, f"is {value!r:.60}, not true or false")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts, none of them empty; nothing if the key is absent."""
-        values = self.values.get(key, [])
-        listed = isinstance(values, list) and all(isinstance(v, str) and v for v in values)
-        if not listed or (key in self.values and not values):
-            raise self.error(key, f"is {values!r:.60}, not a list of texts")
-        return tuple(values)
-
-    def files(self, key: str, *, required: bool = False) -> tuple[Path, ...]:
-        names = self.values.get(key, [])
-        listed = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
-        if not listed or (required and not names):
-            what = f"is {names!r:.60}, not" if key in self.values else "is missing: give"
-            raise self.error(key, f'{what} a list of files, such as ["chats.jsonl"]')
-        paths = tuple(self._file(key, name) for name in names)
-        if len(set(paths)) != len(paths):
-            raise self.error(key, "names a file twice")
-        return paths
-
-    def folder(self, key: str) -> Path | None:
-        """Return a folder, which need not exist, or None where none is named."""
-        name = self.optional_text(key)
-        try:
-            path = None if name is None else self.path.parent / Path(name).expanduser()
-            if path is None or path.is_dir() or not path.exists():
-                return path
-        except (OSError, RuntimeError):  # a name that is too long, a user that there is not
-            pass
-        raise self.error(key, f"is {name!r:.200}, which cannot be a folder")
-
-    def _file(self, key: str, name: str) -> Path:
-        try:
-            path = self.path.parent / Path(name).expanduser()
-            if path.is_file():
-                return path
-        except (OSError, RuntimeError):  # a name that is too long, a user that there is not
-            pass
-        raise self.error(key, f"names {name:.200}, which is not a file")
-
-
-def _where(path: Path, text: str, section: str, key: str) -> str:
-    """Return the file, and the line of `key` in `section` where a look at the text tells it.
-
-    That of the section if the key is missing; `section` "" looks among the sections themselves.
-    tomllib gives no lines but for bad syntax. A text over several lines could look like a key, so
-    a file with one gets no numbers.
-    """
-    if '"""' in text or "'''" in text:
-        return str(path)
-    current, begin = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*[\"']?([^\]\"']+?)[\"']?\s*\]", line)
-        entry = re.match(r"\s*[\"']?([^\"'=\[#]+?)[\"']?\s*=", line)
-        if header is not None:
-            current = header.group(1)
-            begin = number if not begin and current == (section or key) else begin
-        elif entry is not None and (current, entry.group(1)) == (section, key):
-            return f"{path}, line {number}"
-    return f"{path}, line {begin}" if begin else str(path)
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size} bytes, too many to be read")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    return {name: Table(path, text, name, document.get(name, {})) for name in SECTIONS}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from edgekit.errors import InputError
-    from edgekit.train.configuration import _Table
+    from edgekit.train.toml_table import Table
 
 Family = Literal["llama", "mistral", "qwen2", "qwen3"]
 HEAD_WIDTH = 64  # as most families have it
@@ -50,7 +50,7 @@ class TokenizerSection:
     checkpoint: str | None = None
 
 
-def read_model(table: _Table) -> ModelSection:
+def read_model(table: Table) -> ModelSection:
     """Return the section. Raises InputError for numbers that fit no model of the family."""
     if not table.has("new"):
         for key in (field.name for field in fields(ModelSection)[1:]):
@@ -85,7 +85,7 @@ def read_model(table: _Table) -> ModelSection:
     )
 
 
-def read_tokenizer(table: _Table, model: ModelSection) -> TokenizerSection | None:
+def read_tokenizer(table: Table, model: ModelSection) -> TokenizerSection | None:
     """Return the section, None for a model that has a tokenizer. Raises InputError."""
     if model.new is None:
         for key in ("vocabulary", "checkpoint"):
@@ -140,13 +140,13 @@ def _note(key: str, size: int) -> str:
     )
 
 
-def _blamed(table: _Table, key: str, other: str, what: str) -> InputError:
+def _blamed(table: Table, key: str, other: str, what: str) -> InputError:
     """Return an error at the one of two keys that the configuration has."""
     named = key if table.has(key) or not table.has(other) else other
     return table.error(named, f"does not fit: {what}")
 
 
-def _licence(table: _Table) -> str | None:
+def _licence(table: Table) -> str | None:
     found = table.optional_text("licence")
     allowed = "-.+ ()"  # an SPDX expression, which goes into the head of a card
     if found and not (found.isascii() and all(c.isalnum() or c in allowed for c in found)):
