@@ -59,16 +59,25 @@ def list_artifacts() -> list[Path]:
 
 
 def default_artifact() -> Path | None:
-    """Return the artifact to take if none is named, or None if there is none.
+    """Return the artifact to chat with if none is named, or None if there is none.
 
-    It is the newest in the store; else the one that the installed bundle names first.
+    It is the newest in the store that is for chats; else the one that the installed bundle names first.
     """
     held = _held("edgekit.json", [artifacts()]).values()
-    if held:
-        return max(held, key=lambda path: (path / "edgekit.json").stat().st_mtime)
+    newest = sorted(held, key=lambda path: (path / "edgekit.json").stat().st_mtime, reverse=True)
+    if chosen := next(filter(_is_for_chats, newest), None):
+        return chosen
     installed = _held("edgekit.json", [installed_artifacts()])
     names = [*_bundled_names(), *sorted(installed)]
     return next((installed[name] for name in names if name in installed), None)
+
+
+def _is_for_chats(folder: Path) -> bool:
+    """Return whether a manifest names no other task; of a damaged one, whoever opens it tells."""
+    try:
+        return json.loads((folder / "edgekit.json").read_bytes()).get("task") is None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return True
 
 
 def _bundled_names() -> list[str]:

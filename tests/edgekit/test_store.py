@@ -71,6 +71,13 @@ def test_the_default_is_the_newest_of_ones_own_else_the_first_of_the_bundle(devi
     assert store.default_artifact() == newer
 
 
+def test_the_default_is_one_to_chat_with(device: Path) -> None:
+    older = put(store.artifacts(), "older", age_s=100.0)
+    put(store.artifacts(), "classes")
+    (store.artifacts() / "classes" / "edgekit.json").write_text('{"task": {"kind": "classes"}}')
+    assert store.default_artifact() == older
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"artifacts": 5}', "[" * 100_000])
 def test_a_bundle_manifest_that_makes_no_sense_is_passed_over(device: Path, text: str) -> None:
     only = put(device, "only")

@@ -229,7 +229,8 @@ def _newest(engine: str) -> Path | None:
     folders.sort(key=lambda path: (path / MANIFEST_NAME).stat().st_mtime, reverse=True)
     for folder in folders:
         try:
-            if Artifact.open(folder).manifest.format == engine:
+            manifest = Artifact.open(folder).manifest
+            if manifest.format == engine and manifest.task is None:
                 return folder
         except EdgekitError:  # a damaged one is not this command's business
             continue

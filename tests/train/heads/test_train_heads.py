@@ -81,6 +81,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not_dropout_and_all(
         trained(config, tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_a_head_that_knows_the_labels_goes_on_learning_in_its_own_order(
     make_base: Callable[..., Path], tmp_path: Path
 ) -> None:
