@@ -42,7 +42,16 @@ def cache_folder() -> Path:
 
 
 def need(*programs: str) -> None:
-    """Install what is missing of `programs` from Debian's packages, or skip with the reason."""
+    """Install what is missing of `programs` from Debian's packages, or skip with the reason.
+
+    One process at a time: apt-get refuses a second one.
+    """
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with _lock(cache_folder() / "packages.lock"):
+        _need(programs)
+
+
+def _need(programs: Sequence[str]) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if not missing:
         return
