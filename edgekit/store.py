@@ -59,7 +59,8 @@ def list_artifacts() -> list[Path]:
 def default_artifact() -> Path | None:
     """Return the artifact to chat with if none is named, or None if there is none.
 
-    It is the newest in the store that is for chats; else the one that the installed bundle names first.
+    It is the newest in the store that is for chats; else the one that the installed bundle names
+    first.
     """
     held = _held("edgekit.json", [artifacts()]).values()
     newest = sorted(held, key=lambda path: (path / "edgekit.json").stat().st_mtime, reverse=True)
