@@ -49,10 +49,22 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         "`training.png`, its figures are in `training.jsonl`.",
         "",
         *_answers(how),
+        *origin(how, configuration),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def origin(how: Mapping[str, Any], configuration: str) -> list[str]:
+    """Return the lines of a card on what a model learnt from, and by which configuration.
+
+    `how` is the record of the stage, `configuration` the text of the file.
+    """
+    data = how["data"]
+    tokens = "" if "labels" in how else f", {data['training_targets']} tokens of them"
+    return [
         "## Data",
         "",
-        f"- {', '.join(data['files'])}: {data['training_records']} records to learn from, "
-        f"{data['training_targets']} tokens of them",
+        f"- {', '.join(data['files'])}: {data['training_records']} records to learn from{tokens}",
         f"- SHA-256 over the files' hashes: `{data['digest']}`",
         f"- the same words as an earlier record: {data['duplicates']}; "
         f"similar to one: {data['near_duplicates']}, {data['straddling']} of them across the split",
@@ -65,7 +77,6 @@ def card(name: str, parent: str, licence: str, how: Mapping[str, Any], configura
         configuration.strip("\n"),
         "```",
     ]
-    return ("\n".join(lines) + "\n").encode()
 
 
 def _beginning(new: Mapping[str, Any]) -> list[str]:

@@ -52,23 +52,11 @@ def rows(batch: Sequence[int], lengths: Sequence[int], row_tokens: int) -> list[
     return found
 
 
-def packed_blocks(
-    batch: Sequence[int],
-    lengths: Sequence[int],
-    example_of: ExampleOf,
-    row_tokens: int,
-    most_tokens: int,
-    device: str,
-) -> Iterator[Packed]:
-    """Yield the examples of `batch` in blocks of rows, each of at most `most_tokens` in all."""
-    for laid, length in layout(batch, lengths, row_tokens, most_tokens):
-        yield pack(laid, example_of, length, device)
-
-
 def layout(
     batch: Sequence[int], lengths: Sequence[int], row_tokens: int, most_tokens: int
 ) -> Iterator[tuple[list[list[int]], int]]:
-    """Yield the rows of each block of `packed_blocks`, and the length of the longest."""
+    """Yield the examples of `batch` in blocks, each of at most `most_tokens` in all: its rows of
+    at most `row_tokens`, see `rows`, and the length of the longest."""
     laid = rows(batch, lengths, row_tokens)
     filled = [sum(lengths[i] for i in row) for row in laid]
     for block in blocks(range(len(laid)), filled, most_tokens):

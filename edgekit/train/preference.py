@@ -18,8 +18,7 @@ from edgekit.progress import Progress
 from edgekit.tensors_file import load_tensors, save_tensors
 from edgekit.train.dataset import DataSet, Part
 from edgekit.train.hardware import Hardware
-from edgekit.train.order import blocks
-from edgekit.train.packing import Packed, pack, rows
+from edgekit.train.packing import Packed, layout, pack
 from edgekit.train.preference_examples import pair_lengths
 from edgekit.train.supervised import JUDGED_AT_ONCE, cut
 
@@ -130,15 +129,8 @@ class PreferenceLesson:
         """Yield the pairs of `batch`, in blocks of rows: a pair is never torn apart."""
         lengths = self._lengths[name]
         most = self._hardware.logits_at_once // int(self._model.config.vocab_size)
-        laid = rows(batch, lengths, self._row_tokens)
-        filled = [sum(lengths[pair] for pair in row) for row in laid]
-        for block in blocks(range(len(laid)), filled, most):
-            length = max(filled[n] for n in block)
-            yield pack_pairs(self._parts[name], [laid[n] for n in block], length, self._device)
-
-    @property
-    def _device(self) -> str:
-        return self._hardware.device
+        for laid, length in layout(batch, lengths, self._row_tokens, most):
+            yield pack_pairs(self._parts[name], laid, length, self._hardware.device)
 
     def _log_probabilities(self, pairs: Pairs) -> torch.Tensor:
         """Return ln p of each answer, summed over its tokens: float32 [pairs, 2]."""

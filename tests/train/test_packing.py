@@ -11,7 +11,7 @@ import pytest
 
 from converters.checkpoint import Checkpoint
 from converters.reference import load_model
-from edgekit.train.packing import pack, packed_blocks, rows
+from edgekit.train.packing import layout, pack, rows
 from edgekit.train.supervised import summed_loss
 
 EXAMPLES = [
@@ -68,7 +68,8 @@ def test_loss_and_gradient_are_those_of_transformers_with_labels(model: Any) -> 
     import torch
 
     targets = sum(sum(learnt[1:]) for _, learnt in EXAMPLES)
-    for block in packed_blocks(range(4), LENGTHS, example, 8, 16, "cpu"):
+    for laid, length in layout(range(4), LENGTHS, 8, 16):
+        block = pack(laid, example, length, "cpu")
         logits = model(block.token_ids, position_ids=block.position_ids, use_cache=False).logits
         (summed_loss(logits, block) / targets).backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.task import IN_WORDS, TaskKind
-from edgekit.train.heads.metrics import NAMES
+from edgekit.train.card import origin
+from edgekit.train.figures import rows
 
 SHOWN_LABELS = 40
 
@@ -19,7 +20,7 @@ def head_card(
 
     `how` is the record of the stage, `configuration` the text of the file that it was made by.
     """
-    data, before, after = how["data"], how["before"], how["after"]
+    data = how["data"]
     kind: TaskKind = how["kind"]
     lines = [
         "---",
@@ -36,27 +37,12 @@ def head_card(
         "",
         "| held-out records | before | after |",
         "|---|---|---|",
-        *(
-            f"| {NAMES.get(key, key)} | {before[key]:.4f} | {value:.4f} |"
-            for key, value in after.items()
-        ),
+        *("| " + " | ".join(row) + " |" for row in rows(how)),
         "",
         f"The figures are over {data['evaluation_records']} records that took no part in "
         "training. The curve is in `training.png`, its figures are in `training.jsonl`.",
         "",
-        "## Data",
-        "",
-        f"- {', '.join(data['files'])}: {data['training_records']} records to learn from",
-        f"- SHA-256 over the files' hashes: `{data['digest']}`",
-        f"- the same words as an earlier record: {data['duplicates']}; "
-        f"similar to one: {data['near_duplicates']}, {data['straddling']} of them across the split",
-        *(["", f"Training stopped early: {how['stopped']}."] if how["stopped"] else []),
-        "",
-        "## Configuration",
-        "",
-        "```toml",
-        configuration.strip("\n"),
-        "```",
+        *origin(how, configuration),
     ]
     return ("\n".join(lines) + "\n").encode()
 
