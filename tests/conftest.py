@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ import pytest
 
 # The tests run side by side, and torch's threads wait for each other spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Started in the background or by nohup, the programs of tests would inherit deafness to signals.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
