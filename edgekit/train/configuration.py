@@ -161,8 +161,8 @@ class Configuration:
         return self.train.learning_rate or rate
 
     def where(self, section: str, key: str) -> str:
-        """Return file, line and key, as they stand in a complaint."""
-        return f"{place(self.path, self.text, section, key)}: [{section}] {key}"
+        """Return file, line and key, as they stand in a complaint; key "" is the section itself."""
+        return f"{place(self.path, self.text, section, key)}: [{section}] {key}".rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values that decide what comes out, as plain JSON; paths by their names."""

@@ -54,11 +54,11 @@ class HeadJob(Job):
         configuration = self._configuration
         require_family(self._parent, self._kind)
         refused = {
-            ("adapter", "kind"): configuration.adapter is not None,
+            ("adapter", ""): configuration.adapter is not None,
             ("train", "only"): configuration.train.only is not None,
             ("train", "freeze"): bool(configuration.train.freeze),
             ("train", "gradient_checkpointing"): configuration.train.gradient_checkpointing,
-            ("teacher", "checkpoint"): configuration.teacher is not None,
+            ("teacher", ""): configuration.teacher is not None,
             ("model", "new"): configuration.model.new is not None,
         }
         for (section, key), is_wanted in refused.items():

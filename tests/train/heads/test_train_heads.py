@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     with pytest.raises(GateError, match="training did not help"):
         trained(config, tmp_path / "out")
     wrong = [
-        (text + "[adapter]\n", r"\[adapter\] kind is for chats and texts"),
+        (text + "[adapter]\n", r"\[adapter\] is for chats and texts"),
         (text.replace("steps", 'only = "norms"\nsteps'), r"\[train\] only is for chats and texts"),
         (text.replace('"classes"', '"classes"\ncontext = 65'), "line 5: .* is 65, .* 64 tokens"),
         (text.replace('kind = "classes"', 'kind = "pairs"'), "of the family 'bert', and one that"),
