@@ -1,18 +1,16 @@
-"""Cross-compiled llama.cpp wheels for tests: built once (minutes), kept in the temporary folder."""
+"""Cross-compiled llama.cpp wheels for tests: built once, in minutes, and kept for the boards too."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from edgekit.progress import NoProgress
 from edgekit.workflows.bundle.llama_wheel import cached_wheel, llama_wheel
-
-KEPT = Path(tempfile.gettempdir()) / "edgekit-tests-wheels"
+from tests.arm.packages import kept_home
 
 
 def built_wheel(machine: str, *, build: bool = False) -> Path:
@@ -20,7 +18,7 @@ def built_wheel(machine: str, *, build: bool = False) -> Path:
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("the extra 'bundle', which has the cross-compiler, is not installed")
     before = os.environ.get("EDGEKIT_HOME")
-    os.environ["EDGEKIT_HOME"] = str(KEPT)
+    os.environ["EDGEKIT_HOME"] = str(kept_home())
     try:
         if (kept := cached_wheel(machine)) is not None:
             return kept

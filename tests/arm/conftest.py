@@ -24,14 +24,14 @@ from pathlib import Path
 
 import pytest
 
-from .packages import cache_folder, debian_tree
+from .packages import cache_folder, debian_tree, kept_home
 from .stick import Stick, make_artifacts, make_stick
 
 
 @contextmanager
 def _kept_home() -> Iterator[Path]:
-    """Work with a store in the cache: wheels are fetched and compiled once."""
-    home, before = cache_folder() / "home", os.environ.get("EDGEKIT_HOME")
+    """Work with the store that is kept."""
+    home, before = kept_home(), os.environ.get("EDGEKIT_HOME")
     home.mkdir(parents=True, exist_ok=True)
     os.environ["EDGEKIT_HOME"] = str(home)
     try:

@@ -41,6 +41,11 @@ def cache_folder() -> Path:
     return Path(base) / "edgekit-tests" / "arm"
 
 
+def kept_home() -> Path:
+    """Return the store in the cache folder: wheels are fetched and compiled once."""
+    return cache_folder() / "home"
+
+
 def need(*programs: str) -> None:
     """Install what is missing of `programs` from Debian's packages, or skip with the reason.
 
