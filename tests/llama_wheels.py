@@ -1,4 +1,4 @@
-"""Cross-compiled llama.cpp wheels for tests: built once, in minutes, and kept for the boards too."""
+"""Cross-compiled llama.cpp wheels for tests: built once, in minutes, and kept for boards too."""
 
 from __future__ import annotations
 
