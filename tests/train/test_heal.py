@@ -245,8 +245,8 @@ def test_what_fell_apart_late_keeps_its_best(
 def test_a_clock_ends_it_with_the_rate_decayed(
     patient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks = itertools.count()  # a tenth of a second each time that somebody looks
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
+    ticks = itertools.count()  # a twentieth of a second each time that somebody looks
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 20))
     settings = Settings(Budget(minutes=0.05), 5e-4, batch_tokens=512)
     run = treat(patient, tmp_path / "out", settings=settings).outcome.run
     rates = [entry["learning_rate"] for entry in run.curve if "loss" in entry]
