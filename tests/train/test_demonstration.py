@@ -26,7 +26,8 @@ from ..real_model import real_gguf
 ROOT = Path(__file__).parent.parent.parent
 FACTS, WAYS = 50, 4
 MOST_ALIKE = 0.75
-EPOCHS, FEWER = 5, 3
+EPOCHS, FEWER = 5, 2
+ASKED = 20  # questions of the slow test, for the time
 LEAST_GAIN = 15.0  # of F1, in points of 100
 
 
@@ -137,8 +138,9 @@ def test_the_quantised_artifact_answers_held_out_questions_that_the_model_could_
         shutil.copytree(FOLDER, folder / "demonstration")
         shorter = folder / "demonstration" / CONFIGURATION.name
         text = shorter.read_text()
-        shorter.write_text(text.replace(f"epochs = {EPOCHS}", f"epochs = {FEWER}"))
-        assert shorter.read_text() != text
+        fewer = text.replace(f"epochs = {EPOCHS}", f"epochs = {FEWER}")
+        shorter.write_text(fewer.replace(f"answers = {FACTS}", f"answers = {ASKED}"))
+        assert shorter.read_text() != fewer != text
         monkeypatch.setattr(workflow, "CONFIGURATION", shorter)
         silent = NoProgress()
         learnt = demo_train(
@@ -147,7 +149,7 @@ def test_the_quantised_artifact_answers_held_out_questions_that_the_model_could_
     how = learnt.trained.how
     (asked,) = learnt.asked
     before, artifact = how["before"]["answers"], asked.evaluated.figures
-    assert asked.evaluated.records == before["asked"] == FACTS
+    assert len(asked.evaluated.answered) == before["asked"] == ASKED
     assert how["after"]["perplexity"] < how["before"]["perplexity"] / 5
     assert artifact["f1"] > before["f1"] + LEAST_GAIN
     assert artifact["exact_match"] > before["exact_match"]
