@@ -1,34 +1,20 @@
-"""The demonstration: its data set is honest and true, and the real model learns from it."""
+"""The demonstration: its data set is honest and true."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from converters.import_gguf import import_gguf
 from edgekit.cli import cli
-from edgekit.progress import NoProgress
 from edgekit.train.configuration import read_configuration
 from edgekit.train.duplicates import NearDuplicates, content_hash
 from edgekit.train.records import Record, read_chats
-from edgekit.workflows import demo_train as workflow
-from edgekit.workflows.demo_train import CONFIGURATION, FOLDER, demo_train
-
-from ..real_model import real_gguf
+from edgekit.workflows.demo_train import CONFIGURATION
 
 ROOT = Path(__file__).parent.parent.parent
 FACTS, WAYS = 50, 4
 MOST_ALIKE = 0.75
-EPOCHS, FEWER = 5, 2
-ASKED = 20  # questions of the slow test, for the time
-LEAST_GAIN = 15.0  # of F1, in points of 100
 
 
 def records() -> tuple[list[Record], list[Record]]:
@@ -112,44 +98,3 @@ def test_the_answers_are_true() -> None:
     ):  # fmt: skip
         assert words_of_it in readme
         assert any(words_of_it in answer for answer in answers), words_of_it
-
-
-@pytest.fixture
-def every_core() -> Iterator[None]:
-    """Let torch use the whole machine: nothing runs beside this test."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.model
-@pytest.mark.usefixtures("every_core")
-def test_the_quantised_artifact_answers_held_out_questions_that_the_model_could_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="edgekit-real-") as name:
-        folder = Path(name)  # removed at once: pytest would keep a gigabyte
-        monkeypatch.setenv("EDGEKIT_HOME", str(folder / "home"))
-        (folder / "SmolLM2").mkdir()
-        import_gguf(real_gguf(), folder / "SmolLM2")
-        shutil.copytree(FOLDER, folder / "demonstration")
-        shorter = folder / "demonstration" / CONFIGURATION.name
-        text = shorter.read_text()
-        fewer = text.replace(f"epochs = {EPOCHS}", f"epochs = {FEWER}")
-        shorter.write_text(fewer.replace(f"answers = {FACTS}", f"answers = {ASKED}"))
-        assert shorter.read_text() != fewer != text
-        monkeypatch.setattr(workflow, "CONFIGURATION", shorter)
-        silent = NoProgress()
-        learnt = demo_train(
-            str(folder / "SmolLM2"), silent, lambda _line: None, recipes=("gguf-q4_k_m",)
-        )
-    how = learnt.trained.how
-    (asked,) = learnt.asked
-    before, artifact = how["before"]["answers"], asked.evaluated.figures
-    assert len(asked.evaluated.answered) == before["asked"] == ASKED
-    assert how["after"]["perplexity"] < how["before"]["perplexity"] / 5
-    assert artifact["f1"] > before["f1"] + LEAST_GAIN
-    assert artifact["exact_match"] > before["exact_match"]
