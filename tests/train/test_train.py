@@ -9,8 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from edgekit.workflows.certify.chain import ancestry
 from edgekit.workflows.train import prepare_training, run_training
 from edgekit.workflows.training_job import FineTuned
 
+from .interrupts import Interrupts, interrupt
 from .kills import kill_after
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,27 +80,6 @@ def trained(config: Path, out: Path, progress: Any = None, **options: Any) -> Fi
 
 def weights(checkpoint: Checkpoint) -> bytes:
     return (checkpoint.path / "model.safetensors").read_bytes()
-
-
-class Interrupts:
-    """A watcher that calls a function once so many steps were made."""
-
-    def __init__(self, after: int, act: Callable[[], None]) -> None:
-        self._left, self._act = after, act
-
-    @contextmanager
-    def task(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Any]:
-        def advance(count: int) -> None:
-            if unit == "steps":
-                self._left -= count
-                if self._left < 0:
-                    self._act()
-
-        yield advance
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def test_it_learns_and_leaves_an_ordinary_checkpoint(
