@@ -49,14 +49,21 @@ ENTRY, DATA_FILE = "model.onnx", "model.onnx.data"
 SLAB_WEIGHTS = 1 << 20
 MAX_WORKERS = 8  # each holds a slab: bounds the memory
 KEYS_AND_VALUES, FLOAT_BYTES = 2, 4
+HEAD_STEP = 16  # GroupQueryAttention, onnxruntime/contrib_ops/cpu/bert
 
 
 def plan_onnx(checkpoint: Checkpoint, shape: ModelShape, recipe: Recipe) -> Plan:
     """Return what `export_onnx` will write; no tensor is read.
 
-    Raises InputError for a recipe that does not fit the model, and for a checkpoint without a
-    usable `tokenizer.json`.
+    Raises InputError for a recipe that does not fit the model, for heads that ONNX Runtime cannot
+    compute, and for a checkpoint without a usable `tokenizer.json`.
     """
+    if shape.head_dim % HEAD_STEP:
+        raise InputError(
+            f"{checkpoint.path / 'config.json'}: heads of {shape.head_dim} values; ONNX Runtime's "
+            f"attention needs a multiple of {HEAD_STEP}",
+            hint="convert it to GGUF, whose engine has no such limit",
+        )
     special_tokens(checkpoint, token_ids(checkpoint), shape.vocabulary_size)
     layout = lay_out(shape, recipe)
     graph_bytes = decoder_model(shape, layout, DATA_FILE).ByteSize()

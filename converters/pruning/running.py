@@ -51,7 +51,7 @@ def trace(model: Any, token_ids: Ids) -> Trace:
     ]
     hooks.append(model.model.norm.register_forward_pre_hook(keep_last))
     try:
-        model.model(torch.tensor([list(token_ids)]), use_cache=False)
+        model.model(torch.tensor([list(token_ids)], device=model.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ def heal(
 ) -> None:
     """Distil the unpruned model into CHECKPOINT, a pruned one, and write the result.
 
-    It learns to predict what the original predicts, on text that the original writes itself. Run
-    the same command again after an interruption: it goes on. Nothing is written unless held-out
-    text shows that the answers came closer to the original.
+    Where layers were removed, those around the gap take over by least squares first (not with
+    --only). Then it learns to predict what the original predicts, on text that the original
+    writes itself. Run the same command again after an interruption: it goes on. Nothing is written
+    unless held-out text shows that the answers came closer to the original.
     """
     from converters.checkpoint import Checkpoint
     from edgekit.cli.progress import Bars
@@ -113,11 +115,19 @@ def _print(healed: Healed, as_json: bool) -> None:
         return
     click.echo(table(["perplexity", "original", "pruned", "healed", "KL before", "KL after"],
                      [*_rows(healed, "held_out"), *_rows(healed, "others")]))  # fmt: skip
-    click.echo(f"\n{healed.checkpoint.path}: {run.step} steps, {run.tokens} tokens")
+    click.echo(
+        f"\n{healed.checkpoint.path}: {_bridged(healed)}{run.step} steps, {run.tokens} tokens"
+    )
     click.echo(_verdict("text like the healing text", healed.gap_closed("held_out")))
     click.echo(_verdict("other texts", healed.gap_closed("others")))
     if healed.outcome.stopped:
         click.echo(f"stopped early: {healed.outcome.stopped}; the best state was kept")
+
+
+def _bridged(healed: Healed) -> str:
+    """Return which layers took over from removed ones before training, for the report."""
+    layers = ", ".join(str(bridge.layer) for bridge in healed.bridges)
+    return f"gaps bridged in layers {layers}, " if layers else ""
 
 
 def _verdict(name: str, share: float) -> str:
@@ -151,6 +161,7 @@ def _document(healed: Healed) -> dict[str, Any]:
     return {
         "checkpoint": str(healed.checkpoint.path),
         "original": str(healed.original.path),
+        "bridges": [asdict(bridge) for bridge in healed.bridges],
         "steps": run.step,
         "best_step": int(run.best["step"]),
         "tokens": run.tokens,

@@ -55,6 +55,15 @@ class TaughtText:
                 self.lengths.append(length)
                 position += length
 
+    def token_ids(self, most: int) -> list[list[int]]:
+        """Return the token ids of the first windows, about `most` tokens in all."""
+        found: list[list[int]] = []
+        for window in range(len(self.lengths)):
+            if sum(map(len, found)) >= most:
+                break
+            found.append(self._rows("token_ids", window).tolist())
+        return found
+
     def block(self, windows: Sequence[int], hardware: Hardware) -> Block:
         """Return the windows with these indices, on the device that `hardware` names."""
         import torch

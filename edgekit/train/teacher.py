@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.checkpoint import Checkpoint
-from converters.lineage import read_stage
+from converters.lineage import Stage, read_stage
 from converters.reference import load_model, load_tokenizer
 from edgekit.errors import InputError
 from edgekit.train.hardware import Hardware
@@ -38,7 +39,8 @@ class Teacher:
         self._original, self._kept, self._hardware = original, kept, hardware
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """Return the original, loaded."""
         return load_model(self._original).to(self._hardware.device)
 
     @cached_property
@@ -59,7 +61,7 @@ class Teacher:
 
         ids = token_ids if self._ids is None else self._ids[token_ids]
         with torch.inference_mode(), self._hardware.autocast():
-            logits: torch.Tensor = self._model(
+            logits: torch.Tensor = self.model(
                 ids.to(self._hardware.device), position_ids=position_ids, use_cache=False
             ).logits
         if self._ids is not None:
@@ -86,6 +88,27 @@ def original_of(student: Checkpoint) -> Checkpoint:
             hint="name the unpruned checkpoint with --from",
         )
     return ancestors[-1]
+
+
+def stages_since(student: Checkpoint, original: Checkpoint) -> list[Stage] | None:
+    """Return the stages that lead from `original` to `student`, in that order.
+
+    None if the records, or the folders that they name, do not lead there.
+    """
+    stages: list[Stage] = []
+    try:
+        for checkpoint in chain([student], _ancestors(student)):
+            if checkpoint.digest() == original.digest():
+                return stages
+            stage = read_stage(checkpoint)
+            if stage is None:
+                return None
+            stages.insert(0, stage)
+            if stage.parent_digest == original.digest():  # which may have moved since
+                return stages
+    except InputError:
+        pass
+    return None
 
 
 def kept_token_ids(student: Checkpoint, original: Checkpoint) -> tuple[int, ...] | None:

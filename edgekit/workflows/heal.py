@@ -22,7 +22,9 @@ from edgekit.errors import UsageError
 from edgekit.files import FolderExistsError, Waiting, file_lock, write_atomically
 from edgekit.progress import Progress
 from edgekit.store import cache
+from edgekit.tensors_file import load_tensors, save_tensors
 from edgekit.train import lessons
+from edgekit.train.bridge import Bridge, Text, bridge, kept_layers
 from edgekit.train.curve import HEALING_FIGURE, as_lines, draw
 from edgekit.train.distil import distil
 from edgekit.train.hardware import Hardware
@@ -35,6 +37,7 @@ from edgekit.train.trained import Method, Trained, choose, finish
 from edgekit.workflows.certify.passages import built_in_passages
 
 OTHER_WINDOWS, OTHER_TOKENS = 2, 512  # of each kind of the built-in texts
+BRIDGE_TOKENS = 24 << 10  # of the text; all that leaves three layers a gap is in memory
 LEAST_GAIN = 0.01  # less is not worth another checkpoint
 PEAK = {"full": 2e-4, "lora": 2e-3, "norms": 1e-2}
 
@@ -52,11 +55,13 @@ class Side:
 class Healed:
     """What healing did: the new checkpoint, the run, and both sides of the comparison.
 
-    `original_held_out` and `original_others` are the original's perplexities, by kind.
+    `bridges` are the gaps that were bridged before training. `original_held_out` and
+    `original_others` are the original's perplexities, by kind.
     """
 
     checkpoint: Checkpoint
     original: Checkpoint
+    bridges: list[Bridge]
     outcome: Outcome
     before: Side
     after: Side
@@ -138,6 +143,7 @@ class _Job:
         others = self._others(folder / "others.safetensors")
         model = load_model(self._pruned).to(self._hardware.device)
         before = self._before(model, texts.held_out, others)
+        bridges = [] if self._method == "norms" else self._bridge(model, texts)
         trained = choose(model, self._method, self._rank, self._settings.seed)
         outcome = self._distil(model, trained, texts)
         finish(model, trained)
@@ -151,11 +157,11 @@ class _Job:
         }
         stage = Stage(
             "healed", str(self._pruned.path.resolve()), self._pruned.digest(),
-            self._how(outcome, before, after),
+            self._how(outcome, bridges, before, after),
         )  # fmt: skip
         checkpoint = write_result(self._pruned, model, out, stage, files, self._progress, replace)
         return Healed(
-            checkpoint, self._original, outcome, before, after,
+            checkpoint, self._original, bridges, outcome, before, after,
             teacher_perplexity(texts.held_out), teacher_perplexity(others),
         )  # fmt: skip
 
@@ -191,13 +197,38 @@ class _Job:
             marks = [judge(model, text, self._hardware, advance) for text in (held_out, others)]
         return Side(*marks)
 
+    def _bridge(self, model: Any, texts: Lessons) -> list[Bridge]:
+        """Bridge the gaps of `model`; once, also if the run is killed and goes on."""
+        kept = kept_layers(self._pruned, self._original)
+        if kept is None:
+            return []
+        file = self.folder / "bridges.safetensors"
+        weights = dict(model.named_parameters())
+        found = load_tensors(file)
+        if found is None:
+            teacher = Teacher(self._original, None, self._hardware).model
+            text = Text(
+                texts.taught.token_ids(BRIDGE_TOKENS),
+                [window.token_ids for window in texts.held_out.windows],
+            )
+            done = bridge(model, teacher, kept, text, self._kept, self._progress)
+            changed = {f"model.layers.{b.layer}.mlp.down_proj.weight" for b in done}
+            save_tensors(file, {n: weights[n] for n in changed}, [asdict(b) for b in done])
+            return done
+        tensors, document = found
+        for name, tensor in tensors.items():
+            weights[name].data.copy_(tensor)
+        return [Bridge(**b) for b in document]
+
     def _distil(self, model: Any, trained: Trained, texts: Lessons) -> Outcome:
         return distil(
             model, trained, texts.taught, texts.held_out, self._settings, self.folder,
             self._hardware, self._progress,
         )  # fmt: skip
 
-    def _how(self, outcome: Outcome, before: Side, after: Side) -> dict[str, Any]:
+    def _how(
+        self, outcome: Outcome, bridges: list[Bridge], before: Side, after: Side
+    ) -> dict[str, Any]:
         """Return the record of the stage."""
         found: dict[str, Any] = {"method": self._method}
         if self._method == "lora":
@@ -206,6 +237,7 @@ class _Job:
             "original": str(self._original.path.resolve()),
             "original_digest": self._original.digest(),
             "text": self._source.name,
+            "bridges": [asdict(b) for b in bridges],
             "steps": outcome.run.step,
             "best_step": int(outcome.run.best["step"]),
             "tokens": outcome.run.tokens,

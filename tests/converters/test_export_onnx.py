@@ -15,6 +15,7 @@ from onnx import helper
 
 from converters.architectures import ModelShape, describe
 from converters.checkpoint import Checkpoint
+from converters.convert import convert
 from converters.export_onnx import DATA_FILE, ENTRY, export_onnx, plan_onnx
 from converters.onnx_quantize import BLOCK, dequantise_rows, quantise_rows
 from converters.onnx_rotary import inverse_frequencies
@@ -180,6 +181,17 @@ def test_rows_that_are_not_whole_blocks_are_substituted_and_said(
     }
     assert {(s.asked, s.used) for s in plan.substitutions} == {("int4", "f32")}
     assert "200" in plan.substitutions[0].why
+
+
+def test_heads_that_the_engine_cannot_compute_are_refused(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The engine would load such a file, and fail at the first token."""
+    checkpoint = Checkpoint.open(make_checkpoint("llama", head_dim=24))
+    with pytest.raises(InputError, match="heads of 24 values") as caught:
+        convert(checkpoint, Recipe.of("onnx", "int8"), tmp_path / "out", progress=NoProgress())
+    assert "GGUF" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_not_numbers_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

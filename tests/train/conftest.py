@@ -32,7 +32,8 @@ def make_patient(
         settings = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 128}
         original = Checkpoint.open(make_checkpoint("llama", **(settings | overrides)))
         kept = {n: copied(original, n) for n in original.tensors if ".layers.3." not in n}
-        stage = Stage("pruned", str(original.path), original.digest(), {"method": "by hand"})
+        how = {"steps": [{"kind": "layers", "method": "by hand", "removed": [3]}]}
+        stage = Stage("pruned", str(original.path), original.digest(), how)
         pruned = write_checkpoint(
             original,
             tmp_path_factory.mktemp("pruned") / "tiny-pruned",

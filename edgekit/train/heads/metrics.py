@@ -12,6 +12,7 @@ from statistics import fmean
 
 from edgekit.entities import Entity
 from edgekit.extras import need
+from edgekit.train.answer_figures import figures
 
 LOSS = "evaluation_loss"
 PREFIX = "evaluation_"
@@ -63,18 +64,17 @@ def entity_figures(
 
 
 def text_figures(truth: Sequence[str], said: Sequence[str]) -> dict[str, float]:
-    """Return BLEU and chrF of the corpus, the mean ROUGE-L (F1), and the share of equal texts.
+    """Return BLEU, chrF and ROUGE-L as `answer_figures.figures` does, and the share of equal texts.
 
     Raises MissingExtraError.
     """
-    sacrebleu = need("sacrebleu", "train")
-    rouge = need("rouge_score.rouge_scorer", "train").RougeScorer(["rougeL"])
-    pairs = list(zip(truth, said, strict=True))
+    found = figures(said, truth)
+    equal = fmean(float(a.strip() == b.strip()) for a, b in zip(truth, said, strict=True))
     return {
-        "bleu": float(sacrebleu.corpus_bleu(list(said), [list(truth)]).score),
-        "chrf": float(sacrebleu.corpus_chrf(list(said), [list(truth)]).score),
-        "rouge_l": fmean(float(rouge.score(*pair)["rougeL"].fmeasure) for pair in pairs),
-        "exact_match": fmean(float(wanted.strip() == got.strip()) for wanted, got in pairs),
+        "bleu": found["bleu"],
+        "chrf": found["chrf"],
+        "rouge_l": found["rouge_l"] / 100,
+        "exact_match": equal,
     }
 
 
