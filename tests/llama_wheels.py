@@ -23,7 +23,10 @@ def built_wheel(machine: str, *, build: bool = False) -> Path:
         if (kept := cached_wheel(machine)) is not None:
             return kept
         if not build:
-            pytest.skip(f"no llama.cpp wheel for {machine} was built: pytest -m arm builds it")
+            pytest.skip(
+                f"no llama.cpp wheel for {machine} was built: "
+                "EDGEKIT_TEST_EVERY_WHEEL=1 pytest -m arm builds it"
+            )
         return llama_wheel(machine, NoProgress())
     finally:
         os.environ.pop("EDGEKIT_HOME")

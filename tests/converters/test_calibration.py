@@ -136,6 +136,7 @@ def test_templates_that_refuse_a_system_message_or_are_absent(
     assert question.startswith(told if refusing else "When are you open")
 
 
+@pytest.mark.slow
 def test_what_the_model_wrote_is_kept(short_windows: Checkpoint, tmp_path: Path) -> None:
     checkpoint = short_windows
     windows = calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=64)
@@ -151,6 +152,7 @@ def test_what_the_model_wrote_is_kept(short_windows: Checkpoint, tmp_path: Path)
         assert calibration_windows(checkpoint, None, tmp_path, NoProgress(), tokens=64) == windows
 
 
+@pytest.mark.slow
 def test_lessons_go_on_where_the_calibration_text_ends(
     short_windows: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_another_tokenizer_is_noticed(checkpoint: Checkpoint, tmp_path: Path) ->
     assert not certificate_of(reseal(artifact.path), checkpoint).token_ids_equal
 
 
+@pytest.mark.slow
 def test_another_chat_template_is_noticed(checkpoint: Checkpoint, tmp_path: Path) -> None:
     artifact = converted(checkpoint, Recipe.of("gguf", "q8_0"), tmp_path)
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"

@@ -124,6 +124,7 @@ def test_run_reads_a_pipe_and_repeats_a_seed(artifact: Path) -> None:
     assert len(answers) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_state_is_reused_and_one_of_another_artifact_refused(
     artifact: Path, tmp_path: Path
 ) -> None:

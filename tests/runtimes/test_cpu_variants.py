@@ -277,6 +277,7 @@ def test_the_real_wheel_lists_what_runs_here(wheel_in_path: Path) -> None:
     assert names[-1] in ("x64", "armv8.0_1")  # the one that always runs is the last resort
 
 
+@pytest.mark.slow
 def test_every_variant_computes_the_same(
     wheel_folder: Path, wheel_in_path: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

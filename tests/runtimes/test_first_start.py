@@ -89,6 +89,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "is no folder of artifacts" in done.stderr
 
 
+@pytest.mark.slow
 def test_privacy_mode_measures_too(tmp_path: Path, tiny_artifacts: Path) -> None:
     state = tmp_path / "state.json"
     arguments = ("--artifacts", str(tiny_artifacts), "--state", str(state), "--json")

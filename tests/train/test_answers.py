@@ -90,6 +90,7 @@ def test_they_are_picked_evenly_and_in_order() -> None:
     assert pick(0, 5) == []
 
 
+@pytest.mark.slow
 def test_training_reports_answers_before_and_after(
     config: Path, parent: Path, tmp_path: Path
 ) -> None:

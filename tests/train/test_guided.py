@@ -122,6 +122,7 @@ def configured(folder: Path, parent: Path, teacher: Path, more: str = "") -> Pat
     return folder / "run.toml"
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_comes_closer_and_resumes_to_the_bit(
     student: Path, larger: Path, tmp_path: Path
 ) -> None:

@@ -218,6 +218,7 @@ def stop_after(steps: int) -> Callable[[str], None]:
     return tell
 
 
+@pytest.mark.slow
 def test_it_learns_says_what_it_is_and_goes_on_after_an_interruption(
     tmp_path: Path, edgekit_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def configured(folder: Path, parent: Path, more: str = "", **train: Any) -> Path
     return folder / "run.toml"
 
 
+@pytest.mark.slow
 def test_a_run_of_preferences_learns_and_survives_interruption_to_the_bit(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

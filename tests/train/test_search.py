@@ -102,6 +102,7 @@ def test_the_best_of_it_is_what_training_then_gives(
     assert changed
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_one_that_was_not_interrupted_and_reads_nothing_again(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_any_trials_can_be_drawn_as_a_tall_picture(trials: list[Trial]) -> None:
     assert height > 1.5 * width
 
 
+@pytest.mark.slow
 def test_a_better_trial_changes_the_picture() -> None:
     trials = [trial(n, 2 + n / 10) for n in range(5)]
     one, two = drawn(trials), drawn([*trials[:4], trial(4, 1.9)])

@@ -202,6 +202,7 @@ def test_the_screen_quits(machine: Machine, words: list[str]) -> None:
         assert [(p.name, p.text) for p in store.personas()] == [(PERSONA, PERSONA_TEXT)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )

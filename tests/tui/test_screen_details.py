@@ -188,6 +188,7 @@ async def test_a_found_message_is_in_sight_and_marked(chat_with, scripted, until
         await until(pilot, lambda: "reply 99" in shown(app))
 
 
+@pytest.mark.slow
 async def test_a_found_message_can_be_read_on_from(chat_with, scripted, until) -> None:
     store = ChatStore.open(None)
     stored(store, 40)

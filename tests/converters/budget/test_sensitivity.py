@@ -37,6 +37,7 @@ def log_chances(model: torch.nn.Module) -> torch.Tensor:
         return model(ids).logits.log_softmax(-1).flatten(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_loss_is_the_divergence(tied: bool, make_checkpoint: Callable[..., Path]) -> None:
     checkpoint = Checkpoint.open(make_checkpoint("llama", tie_word_embeddings=tied))

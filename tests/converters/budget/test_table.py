@@ -49,8 +49,9 @@ def _table_of(folder: Path, format_name: Format) -> Table:
     return tabulate(shape, format_name, losses, {})
 
 
-@pytest.mark.parametrize("format_name", ["gguf", pytest.param("onnx", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["gguf", "onnx"])
+@pytest.mark.parametrize("tied", [True, False])
 def test_the_bytes_are_those_of_the_plan(
     format_name: Format, tied: bool, make_checkpoint: Callable[..., Path]
 ) -> None:

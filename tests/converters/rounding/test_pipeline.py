@@ -100,7 +100,7 @@ def test_the_engine_answers_closer_to_the_original(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_the_gguf_holds_what_was_chosen(
     architecture: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -129,9 +129,8 @@ def test_the_gguf_holds_what_was_chosen(
     assert len(rounded.gains) == (9 if architecture == "qwen3" else 5)
 
 
-@pytest.mark.parametrize(
-    "scheme", [pytest.param("int4", marks=pytest.mark.slow), "int4_asymmetric"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int4", "int4_asymmetric"])
 def test_the_onnx_holds_what_was_chosen(scheme: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     recipe = Recipe.of("onnx", scheme)
@@ -154,6 +153,7 @@ def test_the_onnx_holds_what_was_chosen(scheme: str, tiny_checkpoint: Path, tmp_
     np.testing.assert_array_equal(stored["model.norm.weight"], rounded.gains["model.norm.weight"])
 
 
+@pytest.mark.slow
 def test_what_was_made_is_kept_and_comes_back(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     work = work_for(checkpoint, Recipe.of("gguf", "q4_0"), 2)

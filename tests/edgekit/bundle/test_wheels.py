@@ -37,6 +37,7 @@ def test_our_own_wheel_is_what_hatchling_builds(tmp_path: Path) -> None:
                 assert mine.read(name) == theirs.read(name), name
 
 
+@pytest.mark.slow
 def test_our_own_wheel_is_one_that_pip_installs(tmp_path: Path) -> None:
     """pip checks every line of RECORD while it installs."""
     wheel = pack_own_wheel(tmp_path)

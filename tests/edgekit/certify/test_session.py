@@ -36,6 +36,7 @@ def made(make_checkpoint: Any, tmp_path: Path) -> tuple[Artifact, Path]:
     )
 
 
+@pytest.mark.slow
 def test_everything_is_stored(
     made: tuple[Artifact, Path], in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

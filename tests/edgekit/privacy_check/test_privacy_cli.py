@@ -115,6 +115,7 @@ def test_wipe_refuses_while_a_chat_is_open(edgekit_home: Path) -> None:
     assert "a chat is open" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("private", ["0", "1"])
 def test_the_passphrase_changes(edgekit_home: Path, tmp_path: Path, private: str) -> None:
     if private == "1" and sys.platform != "linux":

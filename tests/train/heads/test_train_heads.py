@@ -47,6 +47,7 @@ def weights(checkpoint: Checkpoint) -> bytes:
     return (checkpoint.path / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not_dropout_and_all(
     make_base: Callable[..., Path], tmp_path: Path, edgekit_home: Path
 ) -> None:

@@ -179,6 +179,7 @@ async def test_a_store_that_fails_is_explained(dialog, store, opened) -> None:
     assert app.results == [None]
 
 
+@pytest.mark.slow
 async def test_two_thousand_chats_open_at_once(opened, at_noon) -> None:
     store = ChatStore.open(None)
     for number in range(2000):
