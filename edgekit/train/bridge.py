@@ -137,13 +137,13 @@ class _Problem:
         """
         import torch
 
-        gram, right = 0.0, 0.0
-        for units, missing in self._rows(0, count):
-            gram, right = gram + units.T @ units, right + units.T @ missing
-        assert isinstance(gram, torch.Tensor)  # noqa: S101 - for the type checker
-        assert isinstance(right, torch.Tensor)  # noqa: S101
+        down = self._layer.mlp.down_proj.weight  # [hidden, units]
         # In float32 the small directions of the inputs would be noise.
-        gram, right = gram.double(), right.double()
+        gram = down.new_zeros(down.shape[1], down.shape[1], dtype=torch.float64)
+        right = down.new_zeros(down.shape[1], down.shape[0], dtype=torch.float64)
+        for units, missing in self._rows(0, count):
+            gram += units.T @ units
+            right += units.T @ missing
         mean = gram.diagonal().mean()
         changes = [torch.zeros_like(right).float()]
         for ridge in RIDGES:
