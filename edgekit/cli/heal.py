@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.train.trained import Method
     from edgekit.workflows.heal import Healed
 
-DEFAULT_STEPS = 120
+DEFAULT_STEPS = 160
 
 
 @click.command(short_help="Train a pruned checkpoint to answer like the original again.")
