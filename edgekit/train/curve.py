@@ -50,7 +50,7 @@ def draw(curve: Sequence[dict[str, float]], title: str, figure: Figure) -> bytes
     right.set(ylabel="learning rate")
     right.set_ylim(bottom=0)
     handles = [*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, loc="upper right")
+    canvas.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", dpi=130)
     pyplot.close(canvas)
