@@ -14,6 +14,7 @@ test: install lint
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 slow: install bundle-tools  # the real model, devices, ARM; the network is needed the first time
+	$(BIN)/python -m pytest -q -m arm tests/edgekit/bundle/test_llama_wheel.py  # niced; the board waits
 	$(BIN)/python -m pytest -q -m "slow or model or arm" --durations 15 --numprocesses 2 --dist loadgroup
 	$(BIN)/python -m pytest -q -m device --durations 5  # figures of speed: nothing runs beside them
 
