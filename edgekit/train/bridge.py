@@ -6,7 +6,7 @@ squares problem. Shopkhoev et al. 2025, "ReplaceMe", arXiv 2505.02819, solve it 
 is multiplied into those weights; here it is the weights themselves that are solved for, which have
 more to give, held back by a ridge that is chosen on text that takes no part.
 
-On SmolLM2-135M without 3 of 30 layers a minute of this is worth sixty steps of training.
+On SmolLM2-135M without 3 of 30 layers a few minutes of this are worth sixty steps of training.
 """
 
 from __future__ import annotations
@@ -52,12 +52,14 @@ class Bridge:
     before: float
     after: float
 
+    @property
+    def weight(self) -> str:
+        """Return the name of the changed weight in the student."""
+        return f"model.layers.{self.layer}.mlp.down_proj.weight"
+
 
 def kept_layers(student: Checkpoint, original: Checkpoint) -> tuple[int, ...] | None:
-    """Return, for each layer of `student`, which one of `original` it is; None if no record says.
-
-    Raises InputError for a damaged record.
-    """
+    """Return, for each layer of `student`, its place in `original`; None if no record says."""
     count, size = (c.config.get("num_hidden_layers") for c in (original, student))
     stages = stages_since(student, original)
     if stages is None or type(count) is not int:
@@ -91,8 +93,8 @@ def bridge(
     if not wanted:
         return []
     windows = [*text.solved, *text.chosen]
-    last = max(wanted)
-    work = text.tokens * (2 + last - min(wanted))
+    first, last = min(wanted), max(wanted)
+    work = text.tokens * (2 + last - first)
     with torch.inference_mode(), progress.task("bridging the gaps", work, "tokens") as advance:
         targets: dict[int, list[torch.Tensor]] = {layer: [] for layer in wanted}
         states, arguments = [], []
@@ -102,11 +104,11 @@ def bridge(
             for layer, original_layer in wanted.items():
                 targets[layer].append(leaving[original_layer])
             found = trace(student, ids)
-            states.append(found.states[min(wanted)])
-            arguments.append(found.arguments[min(wanted)])
+            states.append(found.states[first])
+            arguments.append(found.arguments[first])
             advance(len(ids))
         done = []
-        for place in range(min(wanted), last + 1):
+        for place in range(first, last + 1):
             layer = student.model.layers[place]
             if place in wanted:
                 problem = _Problem(layer, states, arguments, targets.pop(place))

@@ -212,8 +212,8 @@ class _Job:
                 [window.token_ids for window in texts.held_out.windows],
             )
             done = bridge(model, teacher, kept, text, self._kept, self._progress)
-            changed = {f"model.layers.{b.layer}.mlp.down_proj.weight" for b in done}
-            save_tensors(file, {n: weights[n] for n in changed}, [asdict(b) for b in done])
+            changed = {b.weight: weights[b.weight] for b in done}
+            save_tensors(file, changed, [asdict(b) for b in done])
             return done
         tensors, document = found
         for name, tensor in tensors.items():

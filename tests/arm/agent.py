@@ -26,7 +26,7 @@ SCORED = (
     "The kettle boils at 100 degrees at sea level. On a mountain the pressure is lower, so water "
     "boils earlier and an egg takes longer. def add(left, right): return left + right"
 )
-ANSWER_TOKENS, SCORED_TOKENS = 8, 16  # each costs an emulated processor a second or two
+ANSWER_TOKENS = 8
 MARK = 0x656B  # as in instruction_counter.c
 
 
@@ -44,8 +44,7 @@ def talk(path: Path, out: Path, said: list[int] | None = None) -> None:
         answer = "".join(c.text for c in runtime.generate([Message("user", PROMPT)], sampling))
         prompt = runtime.tokenize(runtime.render([Message("user", PROMPT)]), special=True)
         said = said or [*prompt, *runtime.tokenize(answer)]
-        text = runtime.tokenize(SCORED)[:SCORED_TOKENS]
-        scored = [runtime.score(text), runtime.score(said)]
+        scored = [runtime.score(runtime.tokenize(SCORED)), runtime.score(said)]
         np.save(out, np.concatenate(scored))
         ids = [runtime.tokenize(text, special=True) for text in TEXTS]
         print(json.dumps({"answer": answer, "prompt": prompt, "ids": ids, "said": said}))
